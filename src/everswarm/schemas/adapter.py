@@ -1,0 +1,64 @@
+"""LoRA weights bound to one base model by digest."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from everswarm.schemas.artifact import Artifact
+from everswarm.schemas.base import Record, Sha256
+
+
+class Recipe(Record):
+    """The numbers of one training run; read from a YAML file in `training/recipes`."""
+
+    name: str
+    rank: int = Field(ge=1, le=512)
+    alpha: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"]
+    learning_rate: float = Field(gt=0)
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
+    batch_size: int = Field(ge=1)  # examples a step
+    epochs: int = Field(ge=1)
+    max_tokens: int = Field(ge=16)  # prompt and answer together; longer examples are cut at the end
+    soft_target_weight: float = Field(ge=0, le=1)  # the rest weighs the cross-entropy
+    checkpoint_every_steps: int = Field(ge=1)
+
+
+class TrainingCurvePoint(Record):
+    """One logged step."""
+
+    step: int
+    loss: float
+    cross_entropy: float
+    kl: float
+
+
+class Adapter(Record):
+    """A trained student, as PEFT files."""
+
+    student: str
+    base_weights_sha256: Sha256
+    weights: Artifact
+    config: Artifact
+    recipe: Recipe
+    seed: int
+    dataset: Sha256
+    soft_targets: Sha256
+    steps: int
+    trained_tokens: int  # answer tokens seen, over all epochs
+    trainable_parameters: int
+    curve: list[TrainingCurvePoint]
+
+
+class ExportedAdapter(Record):
+    """The adapter and its base in the format that ships (GGUF)."""
+
+    adapter: Adapter
+    adapter_gguf: Artifact
+    base_gguf: Artifact
+    quantization: str  # of the base, such as Q4_K_M
+    note: str | None = None  # why the quantisation is not the one that was asked for

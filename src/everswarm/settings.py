@@ -1,0 +1,126 @@
+"""Settings of one machine: `everswarm.toml`, then `EVERSWARM_*` variables, which win. Never secrets in TOML.
+
+Nested names take two underscores: `EVERSWARM_ENGINE__THREADS=2`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from everswarm.errors import ConfigurationError
+
+EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+WEB_ROLES = ("primary", "coordinator", "specialist")
+
+
+class Section(BaseModel):
+    """A part of the settings; a misspelt name is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class EngineSettings(Section):
+    """The embedded llama.cpp."""
+
+    enabled: bool = True
+    model: str = EMBEDDED_MODEL
+    threads: int = Field(default=1, ge=1)  # 2 spinning threads on 2 busy cores are slower than 1
+    context_tokens: int = Field(default=4096, ge=512)  # shared by the parallel slots
+    parallel: int = Field(default=2, ge=1)  # requests answered side by side
+
+
+class EndpointSettings(Section):
+    """An address that speaks the OpenAI chat protocol."""
+
+    name: str
+    base_url: str  # such as http://127.0.0.1:11434/v1
+    model: str
+    roles: list[str] = list(WEB_ROLES)
+    api_key_env: str | None = None  # name of the variable that holds the credential
+    timeout_seconds: float = Field(default=120.0, gt=0)
+
+
+class CycleSettings(Section):
+    """Defaults of a cycle."""
+
+    student: str = EMBEDDED_MODEL
+    role: str = "ultralight"
+    recipe: str = "seed"
+    minimum_examples: int = Field(default=24, ge=8)
+    schedule: str | None = None  # cron, five fields, UTC; such as "0 3 * * 1" for Mondays at 03:00
+    margin: float = Field(default=0.01, ge=0)  # how much worse, as a share of the baseline, still counts as not worse
+
+
+class WorkerSettings(Section):
+    """The training worker on this machine."""
+
+    local: bool = True  # `serve` starts one when the training extra is installed
+    threads: int = Field(default=1, ge=1)
+    lease_seconds: int = Field(default=120, ge=2)
+    beat_seconds: int = Field(default=30, ge=1)
+    attempts: int = Field(default=3, ge=1)  # leases that may expire or fail before the stage fails
+
+
+class Settings(BaseSettings):
+    """Everything that may differ between machines. With nothing set, the embedded profile runs."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVERSWARM_", env_nested_delimiter="__", env_file=".env", extra="ignore", toml_file="everswarm.toml"
+    )
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".everswarm")  # all state
+    models_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("everswarm")) / "models")
+    database_url: str | None = None  # default: SQLite in home
+    artifacts_url: str | None = None  # default: a folder in home
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)  # 0: any free one
+    max_body_bytes: int = Field(default=2 * 1024 * 1024, ge=1024)  # of a JSON request
+    engine: EngineSettings = EngineSettings()
+    endpoints: list[EndpointSettings] = []  # when empty, the embedded engine serves all roles
+    cycle: CycleSettings = CycleSettings()
+    worker: WorkerSettings = WorkerSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order: arguments, environment, .env, TOML."""
+        toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get("EVERSWARM_CONFIG", "everswarm.toml")))
+        return init_settings, env_settings, dotenv_settings, toml
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """Where the state is."""
+        return self.database_url or f"sqlite:///{self.home / 'everswarm.sqlite'}"
+
+    @property
+    def artifacts_root(self) -> str:
+        """Where the artifacts are; any URL that fsspec reads."""
+        return self.artifacts_url or str(self.home / "artifacts")
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings of this machine.
+
+    Raises:
+        ConfigurationError: a value cannot be used; names it and says what it may be.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+        raise ConfigurationError(
+            "The settings cannot be used. " + "; ".join(lines) + ". Set them in everswarm.toml or as EVERSWARM_* variables."
+        ) from error
+    except ValueError as error:  # TOML that does not parse
+        raise ConfigurationError(f"everswarm.toml cannot be read: {error}.") from error
