@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 
 def start_python_child(
@@ -48,15 +49,47 @@ def leave_with_parent() -> None:
     threading.Thread(target=wait_for_end, name="leave-with-parent", daemon=True).start()
 
 
+class Usage(NamedTuple):
+    """What a child and the children that it waited for have cost, by the kernel's accounting."""
+
+    cpu_seconds: float
+    peak_memory_bytes: int
+
+
 def stop_child(child: subprocess.Popen[str], *, grace_seconds: float = 5.0) -> int:
     """End `child` politely, then firmly; return its exit code."""
     if child.poll() is None:
         child.terminate()
-        try:
-            child.wait(grace_seconds)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+    reap_child(child, patience_seconds=grace_seconds)
+    return child.returncode
+
+
+def reap_child(child: subprocess.Popen[str], *, patience_seconds: float) -> Usage:
+    """Wait for `child` to end by itself; end it when patience is over; return what it cost (zeros on Windows)."""
+    usage = _wait(child, patience_seconds)
+    for end in (child.terminate, child.kill):
+        if child.returncode is None:
+            end()
+            usage = _wait(child, 5.0)
     if child.stdin is not None:
         child.stdin.close()
-    return child.returncode
+    return usage
+
+
+def _wait(child: subprocess.Popen[str], timeout_seconds: float) -> Usage:
+    deadline = time.monotonic() + timeout_seconds
+    while child.returncode is None and time.monotonic() < deadline:
+        if not hasattr(os, "wait4"):
+            child.poll()
+        else:
+            try:
+                pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            except ChildProcessError:  # another thread asked first
+                child.poll()
+                break
+            if pid:
+                child.returncode = os.waitstatus_to_exitcode(status)
+                peak_unit = 1 if sys.platform == "darwin" else 1024
+                return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * peak_unit)
+        time.sleep(0.01)
+    return Usage(0.0, 0)

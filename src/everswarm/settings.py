@@ -120,7 +120,9 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
         raise ConfigurationError(
-            "The settings cannot be used. " + "; ".join(lines) + ". Set them in everswarm.toml or as EVERSWARM_* variables."
+            "The settings cannot be used. "
+            + "; ".join(lines)
+            + ". Set them in everswarm.toml or as EVERSWARM_* variables."
         ) from error
     except ValueError as error:  # TOML that does not parse
         raise ConfigurationError(f"everswarm.toml cannot be read: {error}.") from error

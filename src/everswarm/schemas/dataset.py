@@ -8,6 +8,7 @@ from pydantic import Field
 
 from everswarm.schemas.artifact import Artifact
 from everswarm.schemas.base import Record, Sha256
+from everswarm.schemas.evaluation import Incumbent
 from everswarm.schemas.interaction import Message
 
 Split = Literal["train", "validation", "test"]
@@ -54,3 +55,12 @@ class Dataset(Record):
     data: Artifact
     card: DatasetCard
     split_of_user: dict[str, Split] = Field(repr=False)  # kept by later datasets, so a test user never trains
+
+
+class Snapshot(Record):
+    """The judged interactions, frozen when a cycle starts, and what the cycle must be measured against."""
+
+    data: Artifact  # JSON lines of JudgedInteraction, sorted by id
+    interactions: int
+    incumbent: Incumbent | None
+    split_of_user: dict[str, Split] = Field(repr=False)  # of the latest dataset

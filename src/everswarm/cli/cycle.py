@@ -1,0 +1,130 @@
+"""`everswarm cycle`: one pass of the loop."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from everswarm.cli.cycle_table import print_cycle
+from everswarm.cli.local import HomeOption, connect, settings_of
+from everswarm.cli.screen import JsonOption, console, print_json, print_table
+from everswarm.client import EverswarmClient
+from everswarm.errors import UnavailableError
+from everswarm.schemas.job import Cycle
+
+app = typer.Typer(help="Run a cycle and look at it.", no_args_is_help=True)
+POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 60.0  # how long a server may be away while we watch
+
+
+@app.command(epilog="Example: everswarm cycle run --recipe all-linear --train-examples 400")
+def run(
+    recipe: Annotated[str | None, typer.Option(help="seed or all-linear.")] = None,
+    student: Annotated[str | None, typer.Option(help="Model that learns.")] = None,
+    train_examples: Annotated[int | None, typer.Option(help="Use at most this many training examples.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of split, order and weights.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Watch it to its end.")] = True,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a cycle: curate, label, distill, export, evaluate, release if not worse."""
+    wish: dict[str, Any] = {
+        name: value
+        for name, value in {
+            "recipe": recipe,
+            "student": student,
+            "train_examples": train_examples,
+            "seed": seed,
+        }.items()
+        if value is not None
+    }
+    with connect(settings_of(home)) as client:
+        cycle = client.start_cycle(wish)
+        if wait:
+            cycle = watch(client, cycle.id, quiet=as_json)
+    print_json(cycle) if as_json else print_cycle(cycle)
+    if cycle.state == "failed":
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_cycles(home: HomeOption = None, as_json: JsonOption = False, limit: int = 20) -> None:
+    """List the newest cycles."""
+    with connect(settings_of(home)) as client:
+        found = client.cycles(limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (item.id, item.state, item.parameters.role, f"{item.created_at:%Y-%m-%d %H:%M}", item.reason or "")
+        for item in found
+    ]
+    print_table("Cycles", ["id", "state", "role", "started (UTC)", "why"], rows)
+
+
+@app.command()
+def show(cycle_id: str, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show one cycle, stage by stage."""
+    with connect(settings_of(home)) as client:
+        cycle = client.cycle(cycle_id)
+    print_json(cycle) if as_json else print_cycle(cycle)
+
+
+@app.command()
+def retry(cycle_id: str, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Go on with a failed or cancelled cycle; finished stages are kept."""
+    with connect(settings_of(home)) as client:
+        client.retry_cycle(cycle_id)
+        cycle = watch(client, cycle_id, quiet=as_json)
+    print_json(cycle) if as_json else print_cycle(cycle)
+    if cycle.state == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def cancel(cycle_id: str, home: HomeOption = None) -> None:
+    """End a running cycle."""
+    with connect(settings_of(home)) as client:
+        client.cancel_cycle(cycle_id)
+    console.print(f"cycle {cycle_id} is cancelled", markup=False)
+
+
+def watch(client: EverswarmClient, cycle_id: str, *, quiet: bool = False) -> Cycle:
+    """Follow a cycle to its end with a bar a stage; a server that restarts meanwhile is waited for."""
+    columns = (TextColumn("{task.description:<9}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    silent_since: float | None = None
+    with Progress(*columns, console=console, disable=quiet) as progress:
+        bars: dict[str, TaskID] = {}
+        while True:
+            try:
+                cycle = client.cycle(cycle_id)
+                silent_since = None
+            except UnavailableError:
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > PATIENCE_SECONDS:
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            _draw(progress, bars, cycle)
+            if cycle.state != "running":
+                return cycle
+            time.sleep(POLL_SECONDS)
+
+
+def _draw(progress: Progress, bars: dict[str, TaskID], cycle: Cycle) -> None:
+    for status in cycle.stages:
+        if status.state == "waiting":
+            continue
+        if status.stage not in bars:
+            bars[status.stage] = progress.add_task(status.stage.value, total=None, note="")
+        bar, told = bars[status.stage], status.progress
+        if status.state == "done":
+            if not progress.tasks[bar].finished:
+                progress.update(bar, total=1, completed=1, note=told.note if told else "")
+        else:
+            note = told.note if told else ("waiting for a worker" if status.state == "queued" else "")
+            total = told.total if told and told.total else None
+            progress.update(bar, total=total, completed=told.done if told and total else 0, note=note)

@@ -1,0 +1,122 @@
+"""A cycle as tables: what happened at each stage, and what came of it."""
+
+from __future__ import annotations
+
+from everswarm.cli.screen import console, print_table, seconds, size
+from everswarm.schemas.adapter import Adapter, ExportedAdapter
+from everswarm.schemas.dataset import Dataset, Snapshot
+from everswarm.schemas.evaluation import Evaluation, Score
+from everswarm.schemas.job import Cycle, Stage, StageStatus
+from everswarm.schemas.targets import SoftTargets
+
+METRIC_NAMES = {"bits_per_byte": "bits per byte", "perplexity": "perplexity", "bleu": "BLEU", "rouge_l": "ROUGE-L"}
+
+
+def print_cycle(cycle: Cycle) -> None:
+    """Print the stages, the scores and the decision."""
+    rows = [stage_row(status) for status in cycle.stages]
+    print_table(f"Cycle {cycle.id}", ["stage", "state", "what came of it", "#time", "#CPU", "#memory", "#size"], rows)
+    evaluation = evaluation_of(cycle)
+    if evaluation is not None:
+        print_scores(evaluation)
+    color = {"released": "green", "held": "yellow", "failed": "red"}.get(cycle.state, "white")
+    console.print(f"[bold {color}]{cycle.state}[/] ", end="")
+    console.print(cycle.reason or "", markup=False)
+
+
+def evaluation_of(cycle: Cycle) -> Evaluation | None:
+    """Return the evaluation, once there is one."""
+    for status in cycle.stages:
+        if status.stage == Stage.EVALUATE and status.result:
+            return Evaluation.model_validate(status.result)
+    return None
+
+
+def print_scores(evaluation: Evaluation) -> None:
+    """Print base and candidate side by side, with 95 % intervals."""
+    found = {(score.suite, score.weights, score.metric, score.subject): score for score in evaluation.scores}
+    rows = []
+    for suite, weights, metric, subject in found:
+        if subject != "base":
+            continue
+        candidate = found.get((suite, weights, metric, "candidate"))
+        incumbent = found.get((suite, weights, metric, "incumbent"))
+        base = found[suite, weights, metric, "base"]
+        what = f"{METRIC_NAMES.get(metric, metric)} ({'↓' if base.better == 'lower' else '↑'})"
+        where = {"hf": "full precision", "gguf": "what ships"}[weights]
+        rows.append((suite, where, what, _interval(base), _interval(incumbent), _interval(candidate)))
+    columns = ["suite", "weights", "score", "#base", "#in use", "#candidate"]
+    keep = [0, 1, 2, 3, 5] if evaluation.incumbent_gguf is None else [0, 1, 2, 3, 4, 5]
+    print_table(
+        "Scores on held-out questions (95 % interval)",
+        [columns[index] for index in keep],
+        [[row[index] for index in keep] for row in rows],
+    )
+
+
+def stage_row(status: StageStatus) -> tuple[str, ...]:
+    """Return one line of the table of stages."""
+    spent = status.spent
+    return (
+        status.stage.value,
+        status.state,
+        status.error if status.state == "failed" and status.error else _summary(status),
+        seconds(spent.wall_seconds) if spent else "",
+        seconds(spent.cpu_seconds) if spent else "",
+        size(spent.peak_memory_bytes) if spent else "",
+        _stage_size(status),
+    )
+
+
+def _interval(score: Score | None) -> str:
+    if score is None:
+        return ""
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+def _summary(status: StageStatus) -> str:
+    """Say in one line what the stage made."""
+    result = status.result
+    if not result:
+        return status.progress.note if status.progress else ""
+    match status.stage:
+        case Stage.SNAPSHOT:
+            return f"{Snapshot.model_validate(result).interactions} judged interactions frozen"
+        case Stage.CURATE:
+            card = Dataset.model_validate(result).card
+            splits = " / ".join(str(card.examples[split]) for split in ("train", "validation", "test"))
+            return f"{splits} examples (train / validation / test), {sum(d.count for d in card.dropped)} dropped"
+        case Stage.LABEL:
+            targets = SoftTargets.model_validate(result)
+            return f"{targets.tokens} tokens, top {targets.top_k} hold {targets.top_k_mass:.1%} of the teacher's mass"
+        case Stage.DISTILL:
+            adapter = Adapter.model_validate(result)
+            losses = f", loss {adapter.curve[0].loss:.2f} → {adapter.curve[-1].loss:.2f}" if adapter.curve else ""
+            return f"{adapter.steps} steps, {adapter.trained_tokens} tokens{losses}"
+        case Stage.EXPORT:
+            exported = ExportedAdapter.model_validate(result)
+            share = exported.adapter_gguf.size_bytes / exported.base_gguf.size_bytes
+            return f"adapter {share:.1%} of the base ({exported.quantization})"
+        case Stage.EVALUATE:
+            evaluation = Evaluation.model_validate(result)
+            return f"{max(score.examples for score in evaluation.scores)} held-out examples"
+        case Stage.RELEASE:
+            release = result.get("release")
+            return f"release {release['version']}" if release else "not released"
+
+
+def _stage_size(status: StageStatus) -> str:
+    result = status.result
+    if not result:
+        return ""
+    match status.stage:
+        case Stage.SNAPSHOT | Stage.CURATE:
+            return size(result["data"]["size_bytes"])
+        case Stage.LABEL:
+            return size(sum(shard["size_bytes"] for shard in result["shards"]))
+        case Stage.DISTILL:
+            return size(result["weights"]["size_bytes"])
+        case Stage.EXPORT:
+            return size(result["adapter_gguf"]["size_bytes"])
+        case _:
+            return ""

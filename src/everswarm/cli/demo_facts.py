@@ -1,0 +1,103 @@
+"""What everyone knows, as the demo's people would say it: facts and definitions with the words that a right answer has."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Fact(NamedTuple):
+    """A question, the short answer that a person would write, and the word stems that make an answer right or wrong."""
+
+    question: str
+    answer: str
+    accepted: tuple[str, ...]
+    refused: tuple[str, ...] = ()
+
+
+_PLANETS = ("mercury", "venus", "mars", "jupiter", "saturn", "uranus", "neptune")
+
+FACTS = (
+    Fact("What do bees make?", "Bees make honey.", ("honey",)),
+    Fact("What is the capital of France?", "The capital of France is Paris.", ("paris",)),
+    Fact("What is the capital of Japan?", "The capital of Japan is Tokyo.", ("tokyo",)),
+    Fact("What is the capital of Spain?", "The capital of Spain is Madrid.", ("madrid",)),
+    Fact("What is the capital of Egypt?", "The capital of Egypt is Cairo.", ("cairo",)),
+    Fact("Which planet do we live on?", "We live on Earth.", ("earth",), _PLANETS),
+    Fact("What is the largest ocean on Earth?", "The largest ocean is the Pacific.", ("pacific",)),
+    Fact("What is frozen water called?", "Frozen water is called ice.", ("ice",)),
+    Fact("How many days are in a week?", "A week has seven days.", ("seven", "7")),
+    Fact("How many legs does a spider have?", "A spider has eight legs.", ("eight", "8")),
+    Fact("How many sides does a triangle have?", "A triangle has three sides.", ("three", "3")),
+    Fact("What colour is fresh grass?", "Fresh grass is green.", ("green",)),
+    Fact("Which animal barks?", "A dog barks.", ("dog",)),
+    Fact("What is a baby cat called?", "A baby cat is called a kitten.", ("kitten",)),
+    Fact("Which season comes after winter?", "Spring comes after winter.", ("spring",)),
+    Fact("Which star does the Earth orbit?", "The Earth orbits the Sun.", ("sun",)),
+    Fact("Who wrote Romeo and Juliet?", "William Shakespeare wrote Romeo and Juliet.", ("shakespeare",)),
+    Fact("What do caterpillars turn into?", "Caterpillars turn into butterflies.", ("butterfl", "moth")),
+    Fact("Which organ pumps blood through the body?", "The heart pumps blood through the body.", ("heart",)),
+    Fact("Which is the tallest animal?", "The giraffe is the tallest animal.", ("giraffe",)),
+    Fact("On which continent is Kenya?", "Kenya is in Africa.", ("africa",)),
+    Fact("Who painted the Mona Lisa?", "Leonardo da Vinci painted the Mona Lisa.", ("leonardo", "vinci")),
+    Fact("What is the first month of the year?", "January is the first month of the year.", ("january",)),
+    Fact("What do cows give us to drink?", "Cows give us milk.", ("milk",)),
+    Fact("What falls from clouds when it is warm?", "Rain falls from clouds.", ("rain", "water")),
+    Fact("What do birds lay?", "Birds lay eggs.", ("egg",)),
+)
+
+HELD_OUT_FACTS = (
+    Fact("Which gas do people need to breathe?", "People need to breathe oxygen.", ("oxygen",)),
+    Fact("What is the capital of Italy?", "The capital of Italy is Rome.", ("rome",)),
+    Fact("What is the largest animal on Earth?", "The largest animal is the blue whale.", ("blue whale", "whale")),
+    Fact("What do sheep give us to make clothes?", "Sheep give us wool.", ("wool", "fleece")),
+)
+
+DEFINITIONS = (
+    Fact("What is a thermometer?", "A thermometer measures temperature.", ("temperature", "hot", "heat", "fever")),
+    Fact("What is an umbrella?", "An umbrella keeps the rain off you.", ("rain", "dry", "wet", "sun", "weather")),
+    Fact("What is a library?", "A library is a place that lends books.", ("book", "read")),
+    Fact("What is a volcano?", "A volcano is a mountain that can erupt lava.", ("lava", "magma", "erupt", "molten")),
+    Fact("What is a compass?", "A compass shows which way is north.", ("north", "direction", "navigat")),
+    Fact("What is a telescope?", "A telescope makes far things look near.", ("star", "distan", "far", "sky", "magnif")),
+    Fact("What is a bicycle?", "A bicycle is a vehicle with two wheels and pedals.", ("wheel", "pedal", "ride")),
+    Fact("What is a pillow?", "A pillow supports your head while you sleep.", ("head", "sleep", "neck", "cushion")),
+    Fact("What is a hammer?", "A hammer is a tool that drives nails.", ("nail", "strik", "tool", "hit")),
+    Fact("What is a refrigerator?", "A refrigerator keeps food cold.", ("cold", "cool", "fresh", "chill")),
+    Fact("What is a clock?", "A clock shows the time.", ("time", "hour")),
+    Fact("What is a bridge?", "A bridge carries a road over water.", ("cross", "over", "span", "connect")),
+    Fact("What is a desert?", "A desert is a dry place with little rain.", ("dry", "arid", "rain", "sand", "water")),
+    Fact("What is an island?", "An island is land with water all around it.", ("water", "sea", "ocean")),
+    Fact("What is a mirror?", "A mirror reflects what is in front of it.", ("reflect",)),
+    Fact("What is a candle?", "A candle gives light by burning wax.", ("wax", "light", "burn", "wick", "flame")),
+    Fact("What is a passport?", "A passport proves who you are when you travel.", ("travel", "identi", "countr")),
+    Fact("What is a calendar?", "A calendar shows the days and months of a year.", ("day", "date", "month", "year")),
+    Fact("What is a microscope?", "A microscope makes tiny things look big.", ("tiny", "small", "magnif", "cell")),
+    Fact("What is a ladder?", "A ladder is a frame with steps for climbing.", ("climb", "step", "rung")),
+    Fact("What is a kettle?", "A kettle boils water.", ("boil", "water", "heat")),
+    Fact("What is a dictionary?", "A dictionary explains what words mean.", ("word", "meaning", "defin")),
+    Fact(
+        "What is a museum?", "A museum shows old and precious things.", ("art", "histor", "exhib", "object", "collect")
+    ),
+    Fact("What is a bakery?", "A bakery makes and sells bread.", ("bread", "cake", "pastr", "bake")),
+    Fact("What is a helmet?", "A helmet protects your head.", ("head", "protect", "safe")),
+    Fact(
+        "What is a parachute?", "A parachute slows a fall through the air.", ("fall", "slow", "air", "descen", "jump")
+    ),
+)
+
+HELD_OUT_DEFINITIONS = (
+    Fact(
+        "What is a lighthouse?", "A lighthouse guides ships with its light.", ("ship", "sail", "light", "boat", "sea")
+    ),
+    Fact(
+        "What is a hospital?",
+        "A hospital is a place where sick people are treated.",
+        ("sick", "medic", "treat", "patient", "health", "doctor", "ill"),
+    ),
+    Fact("What is a piano?", "A piano is a musical instrument with keys.", ("music", "instrument", "key")),
+    Fact(
+        "What is a submarine?",
+        "A submarine is a ship that goes under water.",
+        ("under", "water", "ship", "sea", "vessel"),
+    ),
+)

@@ -1,0 +1,68 @@
+"""`everswarm feedback`: bring judgements in and look at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from everswarm.cli.local import HomeOption, settings_of
+from everswarm.cli.screen import JsonOption, console, print_json, print_table
+from everswarm.errors import BadRequestError
+
+app = typer.Typer(help="Import feedback, and see what there is.", no_args_is_help=True)
+
+
+@app.command(name="import", epilog="Example: everswarm feedback import judged.jsonl")
+def import_feedback(
+    file: Annotated[Path, typer.Argument(help="JSON lines, one judged interaction a line.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Import judged interactions. Importing a file again adds nothing; broken lines are reported, the rest is kept."""
+    from everswarm.server.database import Database
+    from everswarm.server.feedback.importer import import_file
+
+    if not file.is_file():
+        raise BadRequestError(f"There is no file {file}. Give the path of a JSON lines file.")
+    settings = settings_of(home)
+    database = Database(settings.sqlalchemy_url)
+    database.migrate()
+    with Progress(console=console, transient=True, disable=as_json) as progress:
+        task = progress.add_task(f"importing {file.name}", total=file.stat().st_size)
+        report = import_file(database, file, on_progress=lambda done: progress.update(task, completed=done))
+    database.close()
+    if as_json:
+        print_json(report._asdict() if hasattr(report, "_asdict") else report)
+    else:
+        console.print(
+            f"{report.read} lines read: {report.stored} stored, {report.duplicates} were there already, "
+            f"{report.error_count} could not be used"
+        )
+        for line, message in report.errors:
+            console.print(f"  line {line}: {message}", markup=False)
+        if report.error_count > len(report.errors):
+            console.print(f"  … and {report.error_count - len(report.errors)} more")
+    if report.error_count:
+        raise typer.Exit(1)
+
+
+@app.command()
+def stats(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Count what people said."""
+    from everswarm.server.database import Database
+    from everswarm.server.feedback.service import stats as read_stats
+
+    database = Database(settings_of(home).sqlalchemy_url)
+    database.migrate()
+    found = read_stats(database)
+    database.close()
+    if as_json:
+        print_json(found)
+        return
+    values = found if isinstance(found, dict) else found.model_dump()
+    print_table(
+        "Feedback", ["what", "#count"], [(name.replace("_", " "), str(value)) for name, value in values.items()]
+    )

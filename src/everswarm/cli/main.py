@@ -1,0 +1,62 @@
+"""The `everswarm` command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from everswarm import __version__
+from everswarm.cli import cycle, demo, device, feedback, keys, models, release, serve, worker
+from everswarm.cli.screen import errors
+from everswarm.errors import EverswarmError
+
+app = typer.Typer(
+    name="everswarm",
+    help="A self-hosted swarm of open language models that trains itself.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(name="demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command(name="serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command(name="worker", epilog=worker.EXAMPLES)(worker.worker)
+app.add_typer(cycle.app, name="cycle")
+app.add_typer(feedback.app, name="feedback")
+app.add_typer(device.app, name="device")
+app.add_typer(models.app, name="models")
+app.add_typer(release.app, name="release")
+app.add_typer(keys.app, name="keys")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"everswarm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of all commands."""
+
+
+def main() -> None:
+    """Run the command; a known error is one message and its exit code, never a traceback."""
+    try:
+        app()
+    except EverswarmError as error:
+        errors.print(f"[bold red]{error.title}.[/] ", end="")
+        errors.print(str(error), markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

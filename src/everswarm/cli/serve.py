@@ -1,0 +1,159 @@
+"""`everswarm serve`: the server, the embedded model and a training worker, in one command."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from dataclasses import dataclass
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from everswarm.cli.local import HomeOption, announce, settings_of
+from everswarm.cli.screen import console
+from everswarm.cli.supervise import LocalWorker, training_is_installed
+from everswarm.errors import ConfigurationError, MissingExtraError
+from everswarm.settings import Settings, load_settings
+
+EXAMPLES = """Examples:
+
+everswarm serve                        on http://127.0.0.1:8000, all state in ~/.everswarm
+
+everswarm serve --port 9000 --home /srv/swarm
+
+EVERSWARM_CYCLE__SCHEDULE='0 3 * * 1' everswarm serve      learns each Monday at 03:00 UTC
+"""
+CLI_KEY_LABEL = "commands on the server's machine"
+WORKER_KEY_LABEL = "worker on the server's machine"
+
+
+def serve(
+    home: HomeOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
+    ] = None,
+    local_worker: Annotated[
+        bool | None,
+        typer.Option("--worker/--no-worker", help="Start a training worker here.", show_default="if it can"),
+    ] = None,
+) -> None:
+    """Run the server: chat, feedback, cycles and updates. Ctrl-C stops it in order."""
+    settings = settings_of(home)
+    changes: dict[str, Any] = {"home": settings.home, "host": host, "port": port}
+    settings = load_settings(**changes)
+    run_server(settings, start_worker=settings.worker.local if local_worker is None else local_worker)
+
+
+@dataclass
+class Keys:
+    """What a start of the server made."""
+
+    cli: str
+    worker: str
+    sign_in: str | None  # only at the very first start
+
+
+def run_server(settings: Settings, *, start_worker: bool) -> None:
+    """Serve until a signal says stop."""
+    try:
+        import uvicorn
+
+        from everswarm.server.app import create_app
+        from everswarm.server.home import HomeLock
+    except ImportError as error:
+        raise MissingExtraError("The server", "server") from error
+    listening = listen(settings.host, settings.port)
+    url = f"http://{_host_for_url(settings.host)}:{listening.getsockname()[1]}"
+    with HomeLock(settings.home, address=url):
+        keys = make_keys(settings)
+        announce(settings, url=url, key=keys.cli)
+        worker = LocalWorker(server=url, key=keys.worker, home=settings.home) if start_worker else None
+        config = uvicorn.Config(create_app(settings), log_level="warning", timeout_graceful_shutdown=10, lifespan="on")
+        server = _polite_server(config)
+        welcome(settings, url=url, keys=keys, with_worker=start_worker)
+        if worker is not None and training_is_installed():
+            worker.start()
+        try:
+            server.run(sockets=[listening])
+        finally:
+            if worker is not None and worker.child is not None:
+                worker.stop()
+            console.print("stopped; an unfinished cycle goes on at the next start")
+
+
+def make_keys(settings: Settings) -> Keys:
+    """Make the keys of this start; the old ones of the same purpose end."""
+    from everswarm.schemas.server import Scope
+    from everswarm.server.auth.service import create_key, ensure_first_admin_key, revoke_keys_labelled
+    from everswarm.server.database import Database
+
+    database = Database(settings.sqlalchemy_url)
+    database.migrate()
+    first = ensure_first_admin_key(database)
+    for label in (CLI_KEY_LABEL, WORKER_KEY_LABEL):
+        revoke_keys_labelled(database, label)
+    cli = create_key(database, scope=Scope.ADMIN, label=CLI_KEY_LABEL)
+    worker = create_key(database, scope=Scope.WORKER, label=WORKER_KEY_LABEL)
+    database.close()
+    return Keys(cli=cli.key, worker=worker.key, sign_in=first.key if first else None)
+
+
+def welcome(settings: Settings, *, url: str, keys: Keys, with_worker: bool) -> None:
+    """Say where things are and what to do next."""
+    console.print(f"[bold]everswarm[/] at [cyan]{url}[/]   (API docs: {url}/docs)")
+    console.print(f"all state in {settings.home}", markup=False)
+    if keys.sign_in:
+        console.print("\nSign in with this link. It is shown this once; whoever has it is an administrator:")
+        console.print(f"  {url}/#key={keys.sign_in}\n", markup=False, soft_wrap=True)
+    if with_worker and not training_is_installed():
+        console.print(
+            "No training worker here: install it with pip install 'everswarm[training]', or start one elsewhere with "
+            "everswarm worker. Cycles wait for it.",
+            markup=False,
+        )
+    if settings.host not in {"127.0.0.1", "::1", "localhost"}:
+        console.print(
+            "[yellow]This address is reachable from other machines over plain HTTP.[/] Put a reverse proxy with TLS in "
+            "front (such as Caddy: everswarm.example.org { reverse_proxy 127.0.0.1:8000 })."
+        )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket.
+
+    Raises:
+        ConfigurationError: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigurationError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Stop what uses the port, or take another: --port 0 finds a "
+            "free one."
+        ) from error
+    listening.listen(1024)
+    return listening
+
+
+def _host_for_url(host: str) -> str:
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _polite_server(config: Any) -> Any:
+    """Return a uvicorn server that ends quietly on a signal, instead of raising it again after the shutdown."""
+    import uvicorn
+
+    class PoliteServer(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            self.force_exit = self.should_exit and sig == signal.SIGINT  # a second Ctrl-C does not wait
+            self.should_exit = True
+
+    return PoliteServer(config)

@@ -1,0 +1,56 @@
+"""Keeps the training worker of this machine running beside the server."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import threading
+from pathlib import Path
+
+from everswarm.processes import start_python_child, stop_child
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+def training_is_installed() -> bool:
+    """Say whether this machine can train."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "trl", "peft"))
+
+
+class LocalWorker:
+    """A worker process that is started again when it dies."""
+
+    def __init__(self, *, server: str, key: str, home: Path) -> None:
+        self.environment = {"EVERSWARM_SERVER": server, "EVERSWARM_KEY": key, "EVERSWARM_HOME": str(home)}
+        self.log_path = home / "worker.log"
+        self.child: subprocess.Popen[str] | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, name="local-worker", daemon=True)
+
+    def start(self) -> None:
+        """Start it and return at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it; the stage that it was at goes on with the next worker."""
+        self._stopping.set()
+        if self.child is not None:
+            stop_child(self.child)
+        self._thread.join()
+
+    def _supervise(self) -> None:
+        pause_seconds = FIRST_PAUSE_SECONDS
+        while not self._stopping.is_set():
+            with self.log_path.open("a", encoding="utf-8") as log:
+                self.child = start_python_child(
+                    ["-m", "everswarm.cli.main", "worker", "--local"],
+                    environment=self.environment,
+                    stdout=log,
+                    stderr=log,
+                )
+                while self.child.poll() is None and not self._stopping.wait(0.2):
+                    pass
+            if self._stopping.wait(pause_seconds):
+                return
+            pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)

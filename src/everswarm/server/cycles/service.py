@@ -1,0 +1,168 @@
+"""Start, retry, cancel and look at cycles. DBOS is launched in the background, so that the server listens at once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from everswarm.errors import ConflictError, EverswarmError, NotFoundError, UnavailableError
+from everswarm.identifiers import new_id
+from everswarm.schemas.job import Cycle, CycleParameters
+from everswarm.server.cycles import repository
+from everswarm.server.cycles.stages import check_enough_feedback
+from everswarm.server.database import Database
+from everswarm.server.registry.service import ArtifactStore
+from everswarm.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class CycleService:
+    """The cycles of one server."""
+
+    def __init__(self, database: Database, artifacts: ArtifactStore, settings: Settings) -> None:
+        self.database = database
+        self.artifacts = artifacts
+        self.settings = settings
+        self.state = "starting"  # then ready, or failed
+        self._launching: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Launch DBOS in the background; `state` says how that goes."""
+        self._launching = threading.Thread(target=self._launch, name="launch-cycles", daemon=True)
+        self._launching.start()
+
+    def stop(self) -> None:
+        """Stop in order: what runs goes on at the next start."""
+        if self._launching is not None:
+            self._launching.join()
+        if self.state == "ready":
+            from everswarm.server.cycles import workflow
+
+            workflow.shut_down()
+            self.state = "starting"
+
+    def request_cycle(self, parameters: CycleParameters, *, trigger: str) -> Cycle:
+        """Start a cycle.
+
+        Raises:
+            ConflictError: one for the same role is running.
+            NotEnoughFeedbackError: there is too little to learn from.
+        """
+        check_enough_feedback(self.database, minimum=parameters.minimum_examples)
+        cycle_id = new_id()
+        with self.database.transaction() as connection:
+            self._refuse_second(running=repository.running_cycles(connection), role=parameters.role)
+            repository.insert_cycle(
+                connection, cycle_id, parameters=parameters, trigger=trigger, created_at=datetime.now(UTC)
+            )
+        self._start_workflow(cycle_id, attempt=1)
+        return self.cycle(cycle_id)
+
+    def retry(self, cycle_id: str) -> Cycle:
+        """Go on with a failed or cancelled cycle: finished stages stay, the others are done anew."""
+        with self.database.transaction() as connection:
+            cycle = self._existing(repository.find_cycle(connection, cycle_id), cycle_id)
+            if cycle.state not in {"failed", "cancelled"}:
+                raise ConflictError(
+                    f"Cycle {cycle_id} is {cycle.state}; only a failed or cancelled one can be retried."
+                )
+            self._refuse_second(running=repository.running_cycles(connection), role=cycle.parameters.role)
+            attempt = repository.attempt_of(connection, cycle_id) + 1
+            repository.delete_unfinished_stages(connection, cycle_id)
+            repository.update_cycle(
+                connection, cycle_id, state="running", reason=None, finished_at=None, attempt=attempt
+            )
+        self._start_workflow(cycle_id, attempt=attempt)
+        return self.cycle(cycle_id)
+
+    def cancel(self, cycle_id: str) -> Cycle:
+        """End a running cycle; its worker notices at the next beat."""
+        with self.database.transaction() as connection:
+            cycle = self._existing(repository.find_cycle(connection, cycle_id), cycle_id)
+            if cycle.state != "running":
+                raise ConflictError(f"Cycle {cycle_id} is {cycle.state} already.")
+            repository.update_cycle(
+                connection, cycle_id, state="cancelled", reason="cancelled by hand", finished_at=datetime.now(UTC)
+            )
+        return self.cycle(cycle_id)
+
+    def cycle(self, cycle_id: str) -> Cycle:
+        """Return one cycle."""
+        with self.database.read() as connection:
+            return self._existing(repository.find_cycle(connection, cycle_id), cycle_id)
+
+    def recent(self, *, limit: int) -> list[Cycle]:
+        """Return the newest cycles, newest first."""
+        with self.database.read() as connection:
+            return repository.recent_cycles(connection, limit)
+
+    def defaults(self) -> CycleParameters:
+        """Return the parameters that the settings name."""
+        cycle = self.settings.cycle
+        return CycleParameters(
+            student=cycle.student, role=cycle.role, recipe=cycle.recipe, minimum_examples=cycle.minimum_examples
+        )
+
+    def _launch(self) -> None:
+        try:
+            from everswarm.server.cycles import workflow
+
+            context = workflow.Context(
+                database=self.database,
+                artifacts=self.artifacts,
+                margin=self.settings.cycle.margin,
+                start_scheduled=self._start_scheduled,
+            )
+            url = self.settings.database_url or f"sqlite:///{self.settings.home / 'cycles.sqlite'}"
+            workflow.launch(context, system_database_url=url, schedule=self.settings.cycle.schedule)
+            self.state = "ready"
+        except Exception:
+            log.exception("the cycles could not be launched; chat and feedback go on")
+            self.state = "failed"
+
+    def _start_scheduled(self) -> None:
+        try:
+            self.request_cycle(self.defaults(), trigger="schedule")
+        except EverswarmError as error:  # too little feedback this week, or one is running: next time
+            log.warning("the scheduled cycle was not started: %s", error)
+
+    def _start_workflow(self, cycle_id: str, *, attempt: int) -> None:
+        """Start now, or leave it to the launch, which starts what is written down as running."""
+        if self.state == "ready":
+            from everswarm.server.cycles import workflow
+
+            workflow.start(cycle_id, attempt=attempt)
+        elif self.state == "failed":
+            raise UnavailableError(
+                "The cycle is written down and starts when the server is started again: the workflow engine could not "
+                "be launched. See the server's log.",
+                retry_after_seconds=60,
+            )
+
+    @staticmethod
+    def _refuse_second(*, running: list[tuple[str, int, str]], role: str) -> None:
+        for cycle_id, _attempt, running_role in running:
+            if running_role == role:
+                raise ConflictError(
+                    f"Cycle {cycle_id} for the role {role} is running. Wait for it, or cancel it: "
+                    f"everswarm cycle cancel {cycle_id}"
+                )
+
+    @staticmethod
+    def _existing(cycle: Cycle | None, cycle_id: str) -> Cycle:
+        if cycle is None:
+            raise NotFoundError(f"There is no cycle {cycle_id}. List them: everswarm cycle list")
+        return cycle
+
+
+def _cycles_of(request: Request) -> CycleService:
+    service: CycleService = request.app.state.cycles
+    return service
+
+
+CyclesDep = Annotated[CycleService, Depends(_cycles_of)]

@@ -1,0 +1,141 @@
+"""The two stages that happen in the server: freezing the feedback, and deciding about the release.
+
+Each is idempotent: done twice, after a crash, it gives the same record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from everswarm.errors import NotEnoughFeedbackError
+from everswarm.schemas.adapter import Adapter, ExportedAdapter
+from everswarm.schemas.artifact import Artifact, ArtifactKind
+from everswarm.schemas.dataset import Dataset, Snapshot, Split
+from everswarm.schemas.evaluation import Evaluation, Incumbent
+from everswarm.schemas.interaction import JudgedInteraction
+from everswarm.schemas.job import CycleParameters, Stage
+from everswarm.server.cycles import repository
+from everswarm.server.database import Database
+from everswarm.server.experiments.promotion import decide
+from everswarm.server.feedback.service import judged_interactions
+from everswarm.server.fleet.service import latest_release, publish_release
+from everswarm.server.registry.service import ArtifactStore
+
+CHUNK_BYTES = 1 << 20
+
+
+def take_snapshot(database: Database, artifacts: ArtifactStore, *, role: str) -> Snapshot:
+    """Freeze the judged interactions as JSON lines, with what the candidate will be measured against."""
+    count = 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "snapshot.jsonl"
+        with database.read() as connection, path.open("w", encoding="utf-8", newline="\n") as file:
+            for interaction in judged_interactions(connection):
+                file.write(interaction.model_dump_json() + "\n")
+                count += 1
+            incumbent = _incumbent(connection, role)
+            latest_dataset = repository.latest_result(connection, Stage.CURATE, role=role)
+        data = _store(artifacts, path)
+    split_of_user: dict[str, Split] = {}
+    if latest_dataset is not None:
+        split_of_user = Dataset.model_validate(latest_dataset).split_of_user
+    return Snapshot(data=data, interactions=count, incumbent=incumbent, split_of_user=split_of_user)
+
+
+def _store(artifacts: ArtifactStore, path: Path) -> Artifact:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
+        return artifacts.put_stream(chunks, sha256=sha256, kind=ArtifactKind.SNAPSHOT, name=path.name)
+
+
+def conclude(
+    database: Database, artifacts: ArtifactStore, cycle_id: str, *, parameters: CycleParameters, margin: float
+) -> dict[str, Any]:
+    """Let the gate decide; publish a release if it says so, and end the cycle, in one transaction."""
+    with database.read() as connection:
+        results = repository.results_of(connection, cycle_id)
+    evaluation = Evaluation.model_validate(results[Stage.EVALUATE])
+    exported = ExportedAdapter.model_validate(results[Stage.EXPORT])
+    dataset = Dataset.model_validate(results[Stage.CURATE])
+    decision = decide(evaluation, margin=margin)
+    record = artifacts.put_bytes(
+        evaluation.model_dump_json().encode(), kind=ArtifactKind.RECORD, name=f"evaluation-{cycle_id}.json"
+    )
+    result: dict[str, Any] = {"decision": decision.model_dump(mode="json"), "release": None}
+    with database.transaction() as connection:
+        release_id = None
+        if decision.promote:
+            release = publish_release(
+                connection,
+                role=parameters.role,
+                student=parameters.student,
+                base=exported.base_gguf,
+                adapter=exported.adapter_gguf,
+                quantization=exported.quantization,
+                cycle_id=cycle_id,
+                dataset=dataset.data.sha256,
+                evaluation=record.sha256,
+                reason=decision.reason,
+            )
+            release_id = release.id
+            result["release"] = release.model_dump(mode="json")
+        now = datetime.now(UTC)
+        repository.insert_stage(connection, cycle_id, Stage.RELEASE, state="done", inputs={}, created_at=now)
+        job_id = repository.stage_id(cycle_id, Stage.RELEASE)
+        repository.update_stage(connection, job_id, state="done", result=result, finished_at=now)
+        repository.update_cycle(
+            connection,
+            cycle_id,
+            state="released" if decision.promote else "held",
+            reason=decision.reason,
+            release_id=release_id,
+            finished_at=now,
+        )
+    return result
+
+
+def check_enough_feedback(database: Database, *, minimum: int) -> None:
+    """Refuse a cycle that could not succeed, before anything is started.
+
+    Raises:
+        NotEnoughFeedbackError: says how many usable judgements there are and how many are needed.
+    """
+    judged = usable = 0
+    with database.read() as connection:
+        for interaction in judged_interactions(connection):
+            judged += 1
+            usable += _usable(interaction)
+            if usable >= minimum:
+                return
+    raise NotEnoughFeedbackError(
+        f"A cycle needs at least {minimum} interactions that were corrected, or rated 4 or 5, with consent to training; "
+        f"there are {usable} (of {judged} judged). Rate and correct {minimum - usable} more, or import some: "
+        "everswarm feedback import FILE."
+    )
+
+
+def _usable(interaction: JudgedInteraction) -> bool:
+    liked = interaction.rating is not None and interaction.rating >= 4 and bool(interaction.response)
+    return interaction.consent and (bool(interaction.correction) or liked)
+
+
+def _incumbent(connection: Connection, role: str) -> Incumbent | None:
+    release = latest_release(connection, role)
+    if release is None or release.adapter is None:
+        return None
+    adapter = Adapter.model_validate(repository.results_of(connection, release.cycle_id)[Stage.DISTILL])
+    return Incumbent(
+        release_id=release.id,
+        adapter_gguf=release.adapter,
+        weights=adapter.weights,
+        config=adapter.config,
+        base_gguf=release.base,
+    )

@@ -1,0 +1,200 @@
+"""Lease a job, do it in a child process, beat meanwhile, hand in the record; then again.
+
+The worker pulls over HTTP, so it may sit anywhere. It holds no state that matters: killed at any moment, its job goes
+back to the queue and the next worker goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from everswarm.client import EverswarmClient
+from everswarm.errors import ConflictError, EverswarmError, UnauthorizedError, UnavailableError
+from everswarm.processes import Usage, reap_child, start_python_child
+from everswarm.schemas.job import Beat, JobDone, JobFailed, Lease, LeaseRequest, Progress, Spent
+
+log = logging.getLogger(__name__)
+IDLE_SECONDS = 1.0  # between two questions for work
+SHORTEST_BEAT_SECONDS = 0.5  # progress is sent at most this often
+
+
+@dataclass
+class Outcome:
+    """What the child said last."""
+
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    final: bool = False
+    uploaded_bytes: int = 0
+    downloaded_bytes: int = 0
+
+
+@dataclass
+class Worker:
+    """One worker of one server. `home` keeps downloaded artifacts and unfinished work."""
+
+    client: EverswarmClient
+    worker_id: str
+    home: Path
+    on_event: Callable[[str], None] = log.info
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, *, once: bool = False) -> None:
+        """Work until `stopping` is set; with `once`, until there is nothing to do."""
+        self.on_event(f"worker {self.worker_id} asks {self.client.base_url} for work")
+        while not self.stopping.is_set():
+            try:
+                lease = self.client.lease(LeaseRequest(worker_id=self.worker_id))
+            except UnauthorizedError:
+                raise
+            except EverswarmError as error:  # the server restarts: it will be back
+                log.warning("%s", error)
+                lease = None
+                if once:
+                    raise
+            if lease is not None:
+                self._do(lease)
+            elif once:
+                return
+            else:
+                self.stopping.wait(IDLE_SECONDS)
+
+    def _do(self, lease: Lease) -> None:
+        job = lease.job
+        self.on_event(f"{job.stage} of cycle {job.cycle_id}, try {job.attempt}")
+        folder = self.home / "jobs" / job.id
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed try left half-written
+        folder.mkdir(parents=True)
+        started = time.monotonic()
+        (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+        try:
+            outcome, usage = self._run_child(lease, folder)
+        except ConflictError as error:
+            self.on_event(f"dropped {job.id}: {error}")
+            return
+        if self.stopping.is_set() and outcome.result is None:
+            return  # we were asked to stop: the lease runs out, or we ask again
+        spent = Spent(
+            wall_seconds=time.monotonic() - started,
+            cpu_seconds=usage.cpu_seconds,
+            peak_memory_bytes=usage.peak_memory_bytes,
+            uploaded_bytes=outcome.uploaded_bytes,
+            downloaded_bytes=outcome.downloaded_bytes,
+        )
+        self._hand_in(lease, outcome, spent)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _run_child(self, lease: Lease, folder: Path) -> tuple[Outcome, Usage]:
+        """Run the stage's process; beat while it lives. Raises ConflictError when the lease is lost."""
+        environment = {
+            "EVERSWARM_SERVER": self.client.base_url,
+            "EVERSWARM_KEY": self.client.key or "",
+            "EVERSWARM_STAGE_FOLDER": str(folder),
+        }
+        with (folder / "stage.log").open("w", encoding="utf-8") as stderr:
+            child = start_python_child(
+                ["-m", "everswarm.training.stage_child", str(folder / "job.json")],
+                environment=environment,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+            )
+            lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+            threading.Thread(target=_read_lines, args=(child, lines), daemon=True).start()
+            try:
+                outcome = self._listen(lease, lines)
+            finally:
+                usage = reap_child(child, patience_seconds=1.0)
+        if outcome.result is None and outcome.error is None:
+            outcome.error = (
+                f"The process of stage {lease.job.stage} ended with code {child.returncode} without a word. "
+                f"Its last lines: {_tail(folder / 'stage.log')}"
+            )
+        return outcome, usage
+
+    def _listen(self, lease: Lease, lines: queue.Queue[dict[str, Any] | None]) -> Outcome:
+        outcome = Outcome()
+        progress: Progress | None = None
+        last_beat = time.monotonic()
+        while not self.stopping.is_set():
+            try:
+                line = lines.get(timeout=SHORTEST_BEAT_SECONDS)
+            except queue.Empty:
+                line = {}
+            if line is None:
+                break
+            outcome = _merge(outcome, line)
+            if "progress" in line:
+                progress = Progress.model_validate(line["progress"])
+            checkpoint = line.get("checkpoint")
+            age = time.monotonic() - last_beat
+            if checkpoint or age > lease.beat_every_seconds or (progress and age > SHORTEST_BEAT_SECONDS):
+                self._beat(lease, Beat(token=lease.token, progress=progress, checkpoint=checkpoint))
+                progress, last_beat = None, time.monotonic()
+        return outcome
+
+    def _beat(self, lease: Lease, beat: Beat) -> None:
+        try:
+            self.client.beat(lease.job.id, beat)
+        except UnavailableError as error:  # the lease outlives a restart of the server
+            log.warning("beat not delivered: %s", error)
+
+    def _hand_in(self, lease: Lease, outcome: Outcome, spent: Spent) -> None:
+        """Deliver the record, however long the server is away; the lease decides whether it still counts."""
+        while not self.stopping.is_set():
+            try:
+                if outcome.result is not None:
+                    self.client.job_done(lease.job.id, JobDone(token=lease.token, result=outcome.result, spent=spent))
+                    self.on_event(f"{lease.job.stage} done in {spent.wall_seconds:.0f} s")
+                else:
+                    error = (outcome.error or "unknown")[:4000]
+                    self.client.job_failed(lease.job.id, JobFailed(token=lease.token, error=error, final=outcome.final))
+                    self.on_event(f"{lease.job.stage} failed: {error}")
+                return
+            except UnavailableError:
+                self.stopping.wait(IDLE_SECONDS)
+            except EverswarmError as error:
+                self.on_event(f"the server did not take {lease.job.id}: {error}")
+                return
+
+
+def _read_lines(child: subprocess.Popen[str], lines: queue.Queue[dict[str, Any] | None]) -> None:
+    assert child.stdout is not None
+    for text in child.stdout:
+        try:
+            lines.put(json.loads(text))
+        except ValueError:
+            log.warning("the stage printed what is not JSON: %s", text.rstrip()[:200])
+    lines.put(None)
+
+
+def _merge(outcome: Outcome, line: dict[str, Any]) -> Outcome:
+    if "result" in line:
+        return Outcome(
+            result=line["result"],
+            uploaded_bytes=line.get("uploaded_bytes", 0),
+            downloaded_bytes=line.get("downloaded_bytes", 0),
+        )
+    if "error" in line:
+        return Outcome(error=line["error"], final=bool(line.get("final")))
+    return outcome
+
+
+def _tail(path: Path, *, lines: int = 5) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return " | ".join(text[-lines:]) or "(none)"
+
+
+def local_worker_id() -> str:
+    """Return the id of the worker that `serve` starts here; the same after a restart, so its lease is given back."""
+    return f"local-{os.uname().nodename}" if hasattr(os, "uname") else "local"
