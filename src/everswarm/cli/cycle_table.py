@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from everswarm.cli.screen import console, print_table, seconds, size
 from everswarm.schemas.adapter import Adapter, ExportedAdapter
-from everswarm.schemas.dataset import Dataset, Snapshot
+from everswarm.schemas.dataset import SPLITS, Dataset, Snapshot
 from everswarm.schemas.evaluation import Evaluation, Score
 from everswarm.schemas.job import Cycle, Stage, StageStatus
 from everswarm.schemas.targets import SoftTargets
@@ -76,33 +79,48 @@ def _interval(score: Score | None) -> str:
 
 def _summary(status: StageStatus) -> str:
     """Say in one line what the stage made."""
-    result = status.result
-    if not result:
+    if not status.result:
         return status.progress.note if status.progress else ""
-    match status.stage:
-        case Stage.SNAPSHOT:
-            return f"{Snapshot.model_validate(result).interactions} judged interactions frozen"
-        case Stage.CURATE:
-            card = Dataset.model_validate(result).card
-            splits = " / ".join(str(card.examples[split]) for split in ("train", "validation", "test"))
-            return f"{splits} examples (train / validation / test), {sum(d.count for d in card.dropped)} dropped"
-        case Stage.LABEL:
-            targets = SoftTargets.model_validate(result)
-            return f"{targets.tokens} tokens, top {targets.top_k} hold {targets.top_k_mass:.1%} of the teacher's mass"
-        case Stage.DISTILL:
-            adapter = Adapter.model_validate(result)
-            losses = f", loss {adapter.curve[0].loss:.2f} → {adapter.curve[-1].loss:.2f}" if adapter.curve else ""
-            return f"{adapter.steps} steps, {adapter.trained_tokens} tokens{losses}"
-        case Stage.EXPORT:
-            exported = ExportedAdapter.model_validate(result)
-            share = exported.adapter_gguf.size_bytes / exported.base_gguf.size_bytes
-            return f"adapter {share:.1%} of the base ({exported.quantization})"
-        case Stage.EVALUATE:
-            evaluation = Evaluation.model_validate(result)
-            return f"{max(score.examples for score in evaluation.scores)} held-out examples"
-        case Stage.RELEASE:
-            release = result.get("release")
-            return f"release {release['version']}" if release else "not released"
+    return SUMMARIES[status.stage](status.result)
+
+
+def _curated(result: dict[str, Any]) -> str:
+    card = Dataset.model_validate(result).card
+    splits = " / ".join(str(card.examples[split]) for split in SPLITS)
+    return f"{splits} examples (train / validation / test), {sum(d.count for d in card.dropped)} dropped"
+
+
+def _labelled(result: dict[str, Any]) -> str:
+    targets = SoftTargets.model_validate(result)
+    return f"{targets.tokens} tokens, top {targets.top_k} hold {targets.top_k_mass:.1%} of the teacher's mass"
+
+
+def _distilled(result: dict[str, Any]) -> str:
+    adapter = Adapter.model_validate(result)
+    losses = f", loss {adapter.curve[0].loss:.2f} → {adapter.curve[-1].loss:.2f}" if adapter.curve else ""
+    return f"{adapter.steps} steps, {adapter.trained_tokens} tokens{losses}"
+
+
+def _exported(result: dict[str, Any]) -> str:
+    exported = ExportedAdapter.model_validate(result)
+    share = exported.adapter_gguf.size_bytes / exported.base_gguf.size_bytes
+    return f"adapter {share:.1%} of the base ({exported.quantization})"
+
+
+def _released(result: dict[str, Any]) -> str:
+    release = result.get("release")
+    return f"release {release['version']}" if release else "not released"
+
+
+SUMMARIES: dict[Stage, Callable[[dict[str, Any]], str]] = {
+    Stage.SNAPSHOT: lambda result: f"{Snapshot.model_validate(result).interactions} judged interactions frozen",
+    Stage.CURATE: _curated,
+    Stage.LABEL: _labelled,
+    Stage.DISTILL: _distilled,
+    Stage.EXPORT: _exported,
+    Stage.EVALUATE: lambda result: f"{len(Evaluation.model_validate(result).scores)} scores with intervals",
+    Stage.RELEASE: _released,
+}
 
 
 def _stage_size(status: StageStatus) -> str:

@@ -1,4 +1,4 @@
-"""What everyone knows, as the demo's people would say it: facts and definitions with the words that a right answer has."""
+"""What everyone knows, as the demo's people would say it, with the words that a right answer has."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FACTS = (
     Fact("What do caterpillars turn into?", "Caterpillars turn into butterflies.", ("butterfl", "moth")),
     Fact("Which organ pumps blood through the body?", "The heart pumps blood through the body.", ("heart",)),
     Fact("Which is the tallest animal?", "The giraffe is the tallest animal.", ("giraffe",)),
-    Fact("On which continent is Kenya?", "Kenya is in Africa.", ("africa",)),
+    Fact("On which continent is Kenya?", "Kenya is in Africa.", ("africa",), ("asia", "europe", "america")),
     Fact("Who painted the Mona Lisa?", "Leonardo da Vinci painted the Mona Lisa.", ("leonardo", "vinci")),
     Fact("What is the first month of the year?", "January is the first month of the year.", ("january",)),
     Fact("What do cows give us to drink?", "Cows give us milk.", ("milk",)),
@@ -76,7 +76,9 @@ DEFINITIONS = (
     Fact("What is a kettle?", "A kettle boils water.", ("boil", "water", "heat")),
     Fact("What is a dictionary?", "A dictionary explains what words mean.", ("word", "meaning", "defin")),
     Fact(
-        "What is a museum?", "A museum shows old and precious things.", ("art", "histor", "exhib", "object", "collect")
+        "What is a museum?",
+        "A museum shows old and precious things.",
+        ("histor", "art", "exhib", "old", "object", "collect"),
     ),
     Fact("What is a bakery?", "A bakery makes and sells bread.", ("bread", "cake", "pastr", "bake")),
     Fact("What is a helmet?", "A helmet protects your head.", ("head", "protect", "safe")),

@@ -1,4 +1,4 @@
-"""Rules that judge an answer by its content: numbers, units, dates, words. Takes text, gives a verdict; knows no question."""
+"""Rules that judge an answer by its content: numbers, units, dates, words. Text in, verdict out."""
 
 from __future__ import annotations
 
@@ -54,11 +54,29 @@ _BANNED = (
     "i'm happy to",
     "i am happy to",
 )
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
 def count_sentences(text: str) -> int:
@@ -95,7 +113,7 @@ def style_fault(answer: str) -> str | None:
 def check_quantity(*, asked: int, expected: int, unit: Unit) -> Check:
     """Return a rule: the answer gives `expected` in `unit`, and no other value in that unit.
 
-    Numbers with another unit are free (700 cm beside 7 m), and so are those of the calculation: `asked`, 1 and the factor.
+    Numbers with another unit are free (700 cm beside 7 m), and so are those of the calculation: `asked`, 1, the factor.
     """
     allowed = {expected, asked, expected // asked, 1}
 

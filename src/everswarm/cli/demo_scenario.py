@@ -1,4 +1,4 @@
-"""Who chats in `everswarm demo`, what they ask, and how they judge the model's real answers. Pure; deterministic by seed."""
+"""Who chats in `everswarm demo`, what they ask, how they judge the real answers. Pure; deterministic by seed."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from everswarm.cli.demo_rules import (
     LITRE,
     METRE,
     MILLILITRE,
-    MILLIMETRE,
     Check,
     Unit,
     check_date,
@@ -53,17 +52,12 @@ CONVERSIONS = (
     Conversion(KILOGRAM, GRAM, 1000),
     Conversion(LITRE, MILLILITRE, 1000),
     Conversion(METRE, CENTIMETRE, 100),
-    Conversion(CENTIMETRE, MILLIMETRE, 10),
 )
-_HELD_OUT_AMOUNTS = ((CONVERSIONS[0], 7), (CONVERSIONS[1], 4), (CONVERSIONS[4], 6), (CONVERSIONS[3], 8))
+_HELD_OUT_AMOUNTS = ((CONVERSIONS[0], 7), (CONVERSIONS[1], 4), (CONVERSIONS[2], 6), (CONVERSIONS[3], 8))
 _HELD_OUT_DATES = ("2024-03-05", "1999-08-17", "2021-12-09", "2008-06-24")
 _AMOUNTS = range(2, 20)
-_UNIT_WORDINGS = (
-    "How many {target} are {n} {short}?",
-    "Convert {n} {short} to {target}.",
-    "What is {n} {short} in {target}?",
-)
-_DATE_WORDINGS = ("Write {date} as an ISO date.", "What is {date} in ISO format?", "Put the date {date} in ISO form.")
+_UNIT_WORDINGS = ("Convert {n} {short} to {target}.", "What is {n} {short} in {target}?")
+_DATE_WORDINGS = ("Write {date} as an ISO date.", "What is {date} in ISO format?")
 _FACT_WORDINGS = ("{question} Answer in one short sentence.", "In one short sentence: {question}")
 
 
@@ -81,10 +75,10 @@ def unit_tasks(count: int, rng: random.Random) -> list[Task]:
 
 
 def date_tasks(count: int, rng: random.Random) -> list[Task]:
-    """Return `count` dates of this and the last century, every month equally often, none of which is held out."""
+    """Return `count` dates from 1970 to 2029, every month equally often, none of which is held out."""
     tasks: dict[str, Task] = {}
     while len(tasks) < count:
-        date = datetime.date(rng.randint(1950, 2029), len(tasks) % 12 + 1, rng.randint(1, 28))
+        date = datetime.date(rng.randint(1970, 2029), len(tasks) % 12 + 1, rng.randint(1, 28))
         if date.isoformat() not in _HELD_OUT_DATES:
             tasks[date.isoformat()] = _date_task(date, rng.choice(_DATE_WORDINGS))
     return list(tasks.values())

@@ -134,15 +134,15 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         raise ConfigurationError(
-            f"Cannot listen on {host}:{port}: {error.strerror}. Stop what uses the port, or take another: --port 0 finds a "
-            "free one."
+            f"Cannot listen on {host}:{port}: {error.strerror}. Stop what uses the port, or take another: "
+            "--port 0 finds a free one."
         ) from error
     listening.listen(1024)
     return listening
 
 
 def _host_for_url(host: str) -> str:
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+    if host in {"0.0.0.0", "::"}:
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
 

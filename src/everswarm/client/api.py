@@ -147,7 +147,7 @@ class EverswarmClient:
     # --- cycles and jobs
 
     def start_cycle(self, parameters: dict[str, Any] | None = None, *, trigger: str = "manual") -> Cycle:
-        """`POST /api/cycles` (admin); `parameters` are fields of `CycleParameters`, the rest are the server's defaults."""
+        """`POST /api/cycles` (admin); `parameters`: fields of `CycleParameters`, the settings give the rest."""
         body = {"trigger": trigger, **(parameters or {})}
         return Cycle.model_validate(self.request("POST", "/api/cycles", json=body))
 

@@ -27,7 +27,10 @@ def _from_epoch_milliseconds(value: Any) -> Any:
 
 
 def _in_utc(value: datetime) -> datetime:
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a timestamp lies within the years 1 to 9999 in UTC") from error
 
 
 Timestamp = Annotated[datetime, BeforeValidator(_from_epoch_milliseconds), AfterValidator(_in_utc)]

@@ -61,7 +61,7 @@ class LeaseRequest(Record):
     """`POST /api/jobs/lease`. A worker that asks again has lost what it held before."""
 
     worker_id: str = Field(min_length=1, max_length=100)
-    stages: list[Stage] = list(WORKER_STAGES)
+    stages: list[Stage] = Field(default_factory=lambda: list(WORKER_STAGES))
 
 
 class Lease(Record):

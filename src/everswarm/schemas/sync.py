@@ -35,7 +35,7 @@ class TrainingFeedbackAccepted(Record):
     data_id: str
     stored: int
     duplicates: int
-    rejected: list[RejectedInteraction] = []
+    rejected: list[RejectedInteraction] = Field(default_factory=list)
 
 
 class MobileModel(Record):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from everswarm.schemas.artifact import Artifact
 from everswarm.schemas.base import Record, Sha256
 
@@ -40,7 +42,7 @@ class SoftTargets(Record):
 class LabelCheckpoint(Record):
     """The shards that are finished, in order; a restarted worker begins after them."""
 
-    shards: list[Artifact] = []
+    shards: list[Artifact] = Field(default_factory=list)
     tokens: int = 0
     text_bytes: int = 0
     mass_sum: float = 0.0

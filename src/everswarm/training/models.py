@@ -6,6 +6,7 @@ Knows nothing of where the GGUF comes from.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -115,7 +116,8 @@ def _convert(gguf: Path, into: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     if "tokenizer.ggml.pre" in fields and fields["tokenizer.ggml.pre"].contents() in DIGITS_APART:
         _split_digits(tokenizer)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # the weights are dequantised by now, yet transformers refuses to save a model that it read from a GGUF
     model.hf_quantizer = None
     model.is_quantized = False

@@ -116,8 +116,8 @@ def check_enough_feedback(database: Database, *, minimum: int) -> None:
             if usable >= minimum:
                 return
     raise NotEnoughFeedbackError(
-        f"A cycle needs at least {minimum} interactions that were corrected, or rated 4 or 5, with consent to training; "
-        f"there are {usable} (of {judged} judged). Rate and correct {minimum - usable} more, or import some: "
+        f"A cycle needs at least {minimum} interactions that were corrected, or rated 4 or 5, with consent "
+        f"to training; there are {usable} (of {judged} judged). Rate and correct {minimum - usable} more, or import some: "
         "everswarm feedback import FILE."
     )
 

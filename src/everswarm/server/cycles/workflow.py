@@ -26,8 +26,8 @@ POLL_SECONDS = 0.25
 SCHEDULE_NAME = "weekly-cycle"
 
 
-class ServerStopping(BaseException):  # noqa: N818 - a signal like KeyboardInterrupt, not an error
-    """The server is stopping while a step waits. Not an Exception, so DBOS records nothing and resumes the step later."""
+class ServerStopping(BaseException):
+    """The server stops while a step waits. Not an Exception, so DBOS records nothing and runs the step again later."""
 
 
 @dataclass
@@ -91,7 +91,7 @@ def start(cycle_id: str, *, attempt: int) -> None:
 
 @DBOS.workflow(name="run_cycle")
 def run_cycle(cycle_id: str) -> None:
-    """snapshot → curate → label → distill → export → evaluate → release."""
+    """Snapshot → curate → label → distill → export → evaluate → release."""
     try:
         snapshot_step(cycle_id)
         for stage in WORKER_STAGES:

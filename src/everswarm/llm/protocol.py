@@ -1,0 +1,37 @@
+"""What every model is to its callers: something that takes a chat payload in OpenAI's shape and answers in it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Protocol
+
+from everswarm.errors import UnavailableError
+
+Payload = Mapping[str, Any]  # the body of POST /v1/chat/completions
+Chunk = dict[str, Any]  # a `chat.completion.chunk`
+
+
+class QuotaSpentError(UnavailableError):
+    """An endpoint takes no more requests until its window moves on."""
+
+    status = 429
+    title = "Quota spent"
+
+
+class ChatModel(Protocol):
+    """A model that answers chats."""
+
+    async def chat(self, payload: Payload) -> dict[str, Any]:
+        """Return the whole answer, a `chat.completion`.
+
+        Raises:
+            BadRequestError: the model refuses the payload; its words are in the text.
+            QuotaSpentError: no more requests until later.
+            UnavailableError: it does not answer.
+        """
+
+    def stream(self, payload: Payload) -> AsyncGenerator[Chunk, None]:
+        """Yield the answer piece by piece. Closing the generator ends the work upstream. Raises as `chat` does."""
+
+    async def close(self) -> None:
+        """Give back connections."""

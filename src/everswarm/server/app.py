@@ -1,0 +1,120 @@
+"""The server, put together: rooms, errors, limits, and what starts and stops with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+
+import everswarm
+from everswarm.server.auth.routes import router as auth_router
+from everswarm.server.cycles.routes import router as cycles_router
+from everswarm.server.cycles.service import CycleService
+from everswarm.server.database import Database
+from everswarm.server.edge.body_limit import BodyLimit
+from everswarm.server.edge.browser_headers import BrowserHeaders, content_policy
+from everswarm.server.edge.problems import PROBLEM_RESPONSES, install_error_handlers
+from everswarm.server.feedback.routes import router as feedback_router
+from everswarm.server.fleet.routes import router as fleet_router
+from everswarm.server.gateway import Gateway
+from everswarm.server.registry import ArtifactStore
+from everswarm.server.registry.routes import router as registry_router
+from everswarm.server.reports.routes import router as reports_router
+from everswarm.server.swarm.routes import router as swarm_router
+from everswarm.settings import Settings
+
+STATIC = Path(__file__).parent / "static"
+DOCS_PATH = "/docs"
+LISTEN_FIRST_SECONDS = 0.2  # how long the launch of the cycles waits, so that the server listens before it
+
+ROUTERS: tuple[APIRouter, ...] = (
+    auth_router,
+    registry_router,
+    feedback_router,
+    swarm_router,
+    fleet_router,
+    cycles_router,
+    reports_router,
+)
+TAGS = [
+    {"name": "swarm", "description": "Chat, in the protocol of OpenAI. Any OpenAI client works."},
+    {"name": "feedback", "description": "Judgements on interactions, one by one or in batches from devices."},
+    {"name": "fleet", "description": "Devices, and the models that they should run."},
+    {"name": "cycles", "description": "Passes of the training loop, and the jobs that workers take from it."},
+    {"name": "artifacts", "description": "Files, named by their sha256."},
+    {"name": "keys", "description": "Who may call, and what for."},
+    {"name": "reports", "description": "How the server is."},
+]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the server for `settings`. Nothing is opened before it starts; the caller holds the `HomeLock`.
+
+    While it runs, `app.state` has `settings`, `database`, `artifacts`, `gateway` and `cycles`.
+    """
+    app = FastAPI(
+        title="everswarm",
+        version=everswarm.__version__,
+        description="A self-hosted swarm of open language models that trains itself.",
+        openapi_tags=TAGS,
+        docs_url=DOCS_PATH,
+        redoc_url=None,
+        responses=PROBLEM_RESPONSES,
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    install_error_handlers(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    _serve_page(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open what the rooms need, in order; close it in the opposite order."""
+    settings: Settings = app.state.settings
+    async with AsyncExitStack() as opened:
+        database = Database(settings.sqlalchemy_url)
+        opened.callback(database.close)
+        await run_in_threadpool(database.migrate)
+        app.state.database = database
+        app.state.artifacts = ArtifactStore(settings.artifacts_root, database)
+        app.state.gateway = Gateway.from_settings(settings)
+        opened.push_async_callback(app.state.gateway.close)
+        await app.state.gateway.start()
+        await opened.enter_async_context(_cycles_running(app))
+        yield
+
+
+@asynccontextmanager
+async def _cycles_running(app: FastAPI) -> AsyncIterator[None]:
+    """Launch the cycles soon after the server listens; until then health says `cycles: starting`."""
+    cycles = CycleService(app.state.database, app.state.artifacts, app.state.settings)
+    app.state.cycles = cycles
+    launch = asyncio.get_running_loop().call_later(LISTEN_FIRST_SECONDS, cycles.start)
+    try:
+        yield
+    finally:
+        launch.cancel()
+        await run_in_threadpool(cycles.stop)
+
+
+def _serve_page(app: FastAPI) -> None:
+    """Serve the page at `/` and its files at `/static`."""
+    index = STATIC / "index.html"
+    page = index.read_text(encoding="utf-8") if index.is_file() else ""
+    app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
+
+    @app.get("/", include_in_schema=False)
+    def show_page() -> FileResponse:
+        return FileResponse(index, headers={"Cache-Control": "no-cache"})
+
+    app.add_middleware(BrowserHeaders, policy=content_policy(page), docs_path=DOCS_PATH)

@@ -1,0 +1,26 @@
+"""API keys: who calls, and what they may do.
+
+Takes a bearer key; gives a `Principal`. Keeps only the hash of a key. Knows nothing of what the routes do.
+"""
+
+from everswarm.server.auth.principal import Principal
+from everswarm.server.auth.service import (
+    PrincipalDep,
+    create_key,
+    ensure_first_admin_key,
+    list_keys,
+    require,
+    revoke_key,
+    revoke_keys_labelled,
+)
+
+__all__ = [
+    "Principal",
+    "PrincipalDep",
+    "create_key",
+    "ensure_first_admin_key",
+    "list_keys",
+    "require",
+    "revoke_key",
+    "revoke_keys_labelled",
+]

@@ -1,0 +1,48 @@
+"""`/api/feedback`, `/api/training/feedback` and `/api/interactions`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+
+from everswarm.schemas.interaction import FeedbackAccepted, FeedbackRequest, InteractionView
+from everswarm.schemas.server import Scope
+from everswarm.schemas.sync import TrainingFeedback, TrainingFeedbackAccepted
+from everswarm.server.auth import Principal, require
+from everswarm.server.database import DatabaseDep
+from everswarm.server.feedback import batches, service
+from everswarm.server.feedback.repository import FeedbackStats
+
+router = APIRouter(prefix="/api", tags=["feedback"])
+
+Person = Annotated[Principal, Depends(require(Scope.USER, Scope.DEVICE))]
+DeviceKey = Annotated[Principal, Depends(require(Scope.DEVICE))]
+
+
+@router.post("/feedback")
+def give_feedback(database: DatabaseDep, principal: Person, request: FeedbackRequest) -> FeedbackAccepted:
+    """Rate, correct or comment one interaction, or prefer it over another."""
+    return FeedbackAccepted(feedback_id=service.record_feedback(database, principal, request))
+
+
+@router.post("/training/feedback")
+def upload_training_feedback(
+    database: DatabaseDep, principal: DeviceKey, batch: TrainingFeedback
+) -> TrainingFeedbackAccepted:
+    """Take what a device has collected, offline or not. Sending it again adds nothing and gives the same answer id."""
+    return batches.accept_training_feedback(database, principal, batch)
+
+
+@router.get("/interactions")
+def list_interactions(
+    database: DatabaseDep, principal: Person, limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> list[InteractionView]:
+    """The newest interactions of this key, newest first; for an admin those of all."""
+    return service.recent_interactions(database, principal, limit=limit)
+
+
+@router.get("/feedback/stats")
+def feedback_stats(database: DatabaseDep, principal: Person) -> FeedbackStats:
+    """How many interactions and judgements there are."""
+    return service.stats(database)

@@ -1,0 +1,158 @@
+"""Storing what this server's models answered and what people thought of it, and giving both back folded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, Row
+
+from everswarm.errors import BadRequestError, NotFoundError
+from everswarm.identifiers import new_id
+from everswarm.schemas.interaction import (
+    MAX_TEXT_CHARACTERS,
+    FeedbackRequest,
+    InteractionView,
+    JudgedInteraction,
+)
+from everswarm.schemas.server import Scope
+from everswarm.server.auth import Principal
+from everswarm.server.database import Database
+from everswarm.server.feedback import repository
+from everswarm.server.feedback.reading import identifier_of, storable, text_turns
+
+State = Literal["complete", "cut", "failed"]
+JUDGEMENTS = ("rating", "correction", "comment")
+NAME_CHARACTERS = 200  # of a role, a model, an endpoint
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NewInteraction:
+    """One request to a model of this server, and what came of it."""
+
+    user: str  # `Principal.user` of who asked, or the person for whom an application asked
+    messages: Sequence[Mapping[str, Any]]  # as in the OpenAI request
+    response: str | None
+    sender: str | None = None  # `Principal.user` of the application, where `user` is somebody else
+    state: State = "complete"
+    role: str | None = None
+    model: str | None = None
+    endpoint: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    latency_seconds: float | None = None
+    id: str = field(default_factory=new_id)
+
+
+def record_interaction(database: Database, interaction: NewInteraction) -> str:
+    """Store one call and return its id, which judgements name."""
+    row = {
+        "id": interaction.id,
+        "user": identifier_of(interaction.user),
+        "sender": interaction.sender,
+        "source": "web",
+        "created_at": datetime.now(UTC),
+        "role": _name(interaction.role),
+        "model": _name(interaction.model),
+        "endpoint": _name(interaction.endpoint),
+        "messages": [turn.model_dump() for turn in text_turns(interaction.messages)],
+        "response": storable(interaction.response and interaction.response[:MAX_TEXT_CHARACTERS]),
+        "state": interaction.state,
+        "prompt_tokens": interaction.prompt_tokens,
+        "completion_tokens": interaction.completion_tokens,
+        "latency_seconds": interaction.latency_seconds,
+    }
+    with database.transaction() as connection:
+        repository.insert_interaction(connection, row)
+    return interaction.id
+
+
+def record_feedback(database: Database, principal: Principal, request: FeedbackRequest) -> str:
+    """Store a judgement and return its id. Only an admin may judge the interactions of others.
+
+    Raises:
+        NotFoundError: no such interaction, or not one's own; the two look the same, so that ids do not leak.
+        BadRequestError: a vote of an answer against itself.
+    """
+    named = [request.interaction_id, *([request.preferred_over] if request.preferred_over else [])]
+    if request.preferred_over == request.interaction_id:
+        raise BadRequestError("preferred_over names the same interaction as interaction_id; a vote needs two answers.")
+    row = {
+        "id": new_id(),
+        "interaction_id": request.interaction_id,
+        "user": principal.user,
+        "created_at": datetime.now(UTC),
+        "rating": request.rating,
+        "correction": storable(request.correction),
+        "comment": storable(request.comment),
+        "preferred_over": request.preferred_over,
+        "consent": request.consent,
+    }
+    with database.transaction() as connection:
+        if principal.scope is Scope.ADMIN:
+            found = repository.known_ids(connection, named)
+        else:
+            found = repository.owned_ids(connection, named, user=principal.user)
+        for interaction_id in named:
+            if interaction_id not in found:
+                raise NotFoundError(
+                    f"There is no interaction {interaction_id!r} of yours. GET /api/interactions lists those that are."
+                )
+        repository.insert_feedback(connection, [row])
+    return str(row["id"])
+
+
+def recent_interactions(database: Database, principal: Principal, *, limit: int) -> list[InteractionView]:
+    """Return the newest interactions, newest first: one's own, or for an admin those of all."""
+    user = None if principal.scope is Scope.ADMIN else principal.user
+    with database.read() as connection:
+        rows = repository.recent_interactions(connection, limit, user=user)
+    return [InteractionView(**{name: row._mapping[name] for name in InteractionView.model_fields}) for row in rows]
+
+
+def judged_interactions(connection: Connection) -> Iterator[JudgedInteraction]:
+    """Yield the interactions with at least one judgement, by id: what a cycle freezes.
+
+    Of rating, correction and comment the latest that was given counts; of consent that of the latest judgement, so
+    that it can be withdrawn. Conversations without a closing text question (calls of tools) are left out.
+    """
+    left_out = 0
+    for _, rows in groupby(repository.judgements(connection), key=lambda row: row.id):
+        try:
+            yield _folded(list(rows))
+        except ValidationError:
+            left_out += 1
+    if left_out:
+        _log.info("%d judged interactions do not end with a text question and were left out", left_out)
+
+
+def stats(database: Database) -> repository.FeedbackStats:
+    """Count interactions and judgements."""
+    with database.read() as connection:
+        return repository.count_all(connection)
+
+
+def _folded(rows: list[Row[Any]]) -> JudgedInteraction:
+    latest = rows[-1]
+    judged = {name: value for row in rows for name in JUDGEMENTS if (value := row._mapping[name]) is not None}
+    return JudgedInteraction(
+        id=latest.id,
+        device_id=latest.user,
+        timestamp=latest.created_at,
+        messages=latest.messages,
+        response=latest.response,
+        model=latest.model,
+        consent=latest.consent,
+        **judged,
+    )
+
+
+def _name(value: str | None) -> str | None:
+    return None if value is None else storable(value[:NAME_CHARACTERS])

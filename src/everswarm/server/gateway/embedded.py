@@ -1,0 +1,106 @@
+"""The embedded llama.cpp as an endpoint: fetches its model if needed, then starts the engine; meanwhile says so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+
+from everswarm.errors import ConfigurationError, DigestMismatchError, EverswarmError, UnavailableError
+from everswarm.llm.embedded import EmbeddedEngine
+from everswarm.llm.openai_client import OpenAIClient
+from everswarm.llm.pull import pull_gguf
+from everswarm.server.gateway.endpoints import STARTING, Endpoint
+from everswarm.server.gateway.routing import OPERATIONAL
+from everswarm.settings import WEB_ROLES, EngineSettings
+
+ANSWER_SECONDS = 600.0  # a whole answer on a slow processor, with others in front
+TRY_AGAIN_SECONDS = 60.0  # to fetch the model, when no source answered
+
+_log = logging.getLogger(__name__)
+
+
+class EmbeddedEndpoint(Endpoint):
+    """The model that runs in our own child process and serves all web roles."""
+
+    def __init__(self, settings: EngineSettings, *, models_dir: Path, log_path: Path | None = None) -> None:
+        client = OpenAIClient(self._base_url, name="the embedded engine", timeout_seconds=ANSWER_SECONDS)
+        super().__init__("embedded", model=settings.model, roles=WEB_ROLES, client=client)
+        self._settings = settings
+        self._models_dir = models_dir
+        self._log_path = log_path
+        self._engine: EmbeddedEngine | None = None
+        self._closing = threading.Event()
+        self._lock = threading.Lock()  # an engine is not started after closing
+        self._state = STARTING
+
+    @property
+    def state(self) -> str:
+        """The engine's state once there is one."""
+        return self._state if self._engine is None else self._engine.state
+
+    @property
+    def is_worth_a_try(self) -> bool:
+        """Only when the engine answers: until then there is no address."""
+        return self.state == OPERATIONAL
+
+    def note_success(self) -> None:
+        """Nothing to note: the engine knows its state."""
+
+    def note_failure(self, error: EverswarmError) -> None:
+        """Nothing to note: the engine knows its state."""
+
+    async def start(self) -> None:
+        """Fetch the model and start the engine in a thread; return at once."""
+        threading.Thread(target=self._bring_up, name="embedded-endpoint", daemon=True).start()
+
+    async def close(self) -> None:
+        """Stop the engine."""
+        await super().close()
+        with self._lock:
+            self._closing.set()
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.stop)
+
+    def _bring_up(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._start_engine()
+            except (ConfigurationError, DigestMismatchError) as error:  # only the operator can mend these
+                self._report(str(error))
+                return
+            except EverswarmError as error:
+                self._report(f"{error} Trying again every {TRY_AGAIN_SECONDS:.0f} s.")
+                self._closing.wait(TRY_AGAIN_SECONDS)
+            except Exception as error:
+                _log.exception("the embedded engine cannot be started")
+                self._report(f"cannot be started: {error}. The server's log has the details.")
+                return
+            else:
+                return
+
+    def _start_engine(self) -> None:
+        model = self._settings.model
+        fetched = pull_gguf(model, self._models_dir, on_progress=lambda text: self._report(f"{STARTING}: {text}"))
+        engine = EmbeddedEngine(
+            fetched.path,
+            model=model,
+            threads=self._settings.threads,
+            context_tokens=self._settings.context_tokens,
+            parallel=self._settings.parallel,
+            log_path=self._log_path,
+        )
+        with self._lock:
+            if not self._closing.is_set():
+                engine.start()
+                self._engine = engine
+
+    def _report(self, text: str) -> None:
+        self._state = text
+        _log.info("embedded engine: %s", text)
+
+    def _base_url(self) -> str:
+        if self._engine is None:
+            raise UnavailableError(f"The embedded engine does not answer yet: {self._state}")
+        return self._engine.base_url

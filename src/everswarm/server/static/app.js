@@ -1,0 +1,152 @@
+// The page: signs in, says what runs and what to do next, and looks again while something moves.
+
+import { forgetKey, get, hasKey, keepKey, keyIn } from "./api.js";
+import { clearChat, showModels, startChat } from "./chat.js";
+import { isRunning, showCycles, startCycles } from "./cycle.js";
+import { byId, element, notice, withCode } from "./elements.js";
+
+const CYCLE_MS = 2000; // while one runs
+const HEALTH_MS = 15000;
+const STARTING_MS = 3000; // while a part is starting, or the server is away
+
+let healthTimer = null;
+let cycleTimer = null;
+let cyclesRan = false;
+let settled = false; // the models and cycles were shown at least once
+
+// --- signing in
+
+function takeKeyFromAddress() {
+  if (!location.hash.includes("key=")) return false;
+  keepKey(keyIn(location.hash), { remember: true });
+  history.replaceState(null, "", location.pathname + location.search); // out of the address bar and of bookmarks
+  return true;
+}
+
+function showSignIn(problem) {
+  clearTimeout(cycleTimer);
+  byId("page").hidden = true;
+  byId("sign-out").hidden = true;
+  byId("sign-in").hidden = false;
+  notice(byId("sign-in-error"), problem);
+  byId("key").focus();
+}
+
+function signOut(problem = "") {
+  forgetKey();
+  clearChat();
+  showSignIn(problem);
+}
+
+function enter() {
+  byId("sign-in").hidden = true;
+  byId("page").hidden = false;
+  byId("sign-out").hidden = false;
+  settled = false;
+  refresh();
+}
+
+byId("sign-in-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepKey(keyIn(byId("key").value), { remember: byId("remember").checked });
+  byId("key").value = "";
+  enter();
+});
+byId("sign-out").addEventListener("click", () => signOut());
+window.addEventListener("hashchange", () => takeKeyFromAddress() && enter());
+
+// --- what runs
+
+function setStatus(kind, text) {
+  byId("status").className = `pill ${kind}`;
+  if (byId("status-text").textContent !== text) byId("status-text").textContent = text;
+}
+
+async function showHealth() {
+  clearTimeout(healthTimer);
+  let pause = HEALTH_MS;
+  try {
+    const health = await get("/api/health");
+    const starting = health.models === "starting" || health.cycles === "starting";
+    setStatus(health.status === "healthy" ? "good" : "waiting", health.status === "healthy" ? "Healthy" : starting ? "Starting" : "Degraded");
+    drawParts(health);
+    if (starting) pause = STARTING_MS;
+    if (!settled && hasKey()) refresh();
+  } catch (error) {
+    setStatus("bad", error.status === 0 ? "Server away" : "Problem");
+    settled = false;
+    pause = STARTING_MS;
+  }
+  if (!document.hidden) healthTimer = setTimeout(showHealth, pause);
+}
+
+function drawParts(health) {
+  const kinds = { operational: "good", ready: "good", starting: "waiting" };
+  const part = (name, state) =>
+    element("li", {}, element("span", { className: `dot ${kinds[state] || "bad"}`, "aria-hidden": "true" }), element("span", { className: "name", textContent: name }), element("span", { className: "state", textContent: state }));
+  const endpoints = Object.entries(health.endpoints).map(([name, state]) => part(name, state));
+  byId("parts").replaceChildren(part("models", health.models), part("cycles", health.cycles), ...endpoints);
+  byId("problems").replaceChildren(...health.problems.map((text) => element("li", { textContent: text })));
+  byId("version").textContent = `everswarm ${health.version}.`;
+}
+
+// --- what to do next
+
+async function showOverview() {
+  const overview = await get("/api/overview");
+  byId("next-text").replaceChildren(...withCode(overview.next_step));
+  const numbers = {
+    answers: overview.interactions,
+    judged: overview.judged,
+    "to learn from": `${overview.usable} of ${overview.needed} needed`,
+    devices: overview.devices,
+    "in use": overview.version_in_use ?? "base",
+  };
+  if (overview.usable >= overview.needed) numbers["to learn from"] = overview.usable;
+  byId("numbers").replaceChildren(
+    ...Object.entries(numbers).map(([name, value]) => element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: String(value) }))),
+  );
+}
+
+// --- looking again
+
+async function refresh() {
+  try {
+    await Promise.all([showModels(), showOverview(), watchCycles()]);
+    settled = true;
+  } catch (error) {
+    if (error.status === 401) signOut(error.message);
+    else if (error.status) setStatus("bad", error.message);
+  }
+}
+
+/** Show the cycles; look again soon while one runs and somebody can see it. */
+async function watchCycles() {
+  clearTimeout(cycleTimer);
+  await showCycles();
+  if (cyclesRan && !isRunning()) showOverview().catch(() => {}); // it has just ended
+  cyclesRan = isRunning();
+  if (cyclesRan && !document.hidden) cycleTimer = setTimeout(() => watchCycles().catch(() => (settled = false)), CYCLE_MS);
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    clearTimeout(healthTimer);
+    clearTimeout(cycleTimer);
+    return;
+  }
+  showHealth();
+  if (hasKey()) refresh();
+});
+
+startChat({
+  onAnswer: (failure) => {
+    if (failure?.status === 401) signOut(failure.message);
+    else showOverview().catch(() => {});
+  },
+});
+startCycles(() => refresh());
+takeKeyFromAddress();
+showHealth();
+if (hasKey()) enter();
+else showSignIn("");

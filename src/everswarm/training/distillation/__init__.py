@@ -1,0 +1,11 @@
+"""Soft targets of a teacher, and a student that learns from them.
+
+Takes examples, weights and a recipe; gives a cache of soft targets, then a LoRA adapter.
+Does not know where examples come from, nor what becomes of the adapter.
+"""
+
+from everswarm.training.distillation.distill import Distilled, distill
+from everswarm.training.distillation.label import hindsight_teacher, label
+from everswarm.training.recipes import load_recipe, recipe_names
+
+__all__ = ["Distilled", "distill", "hindsight_teacher", "label", "load_recipe", "recipe_names"]

@@ -1,0 +1,48 @@
+"""What holds for every test: no network, no settings of this machine, no home of its user."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only the place of the cached models is taken over."""
+    for name in list(os.environ):
+        if name.startswith("EVERSWARM_") and name != "EVERSWARM_MODELS_DIR":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("EVERSWARM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EVERSWARM_CONFIG", str(tmp_path / "no-everswarm.toml"))
+
+
+@pytest.fixture(autouse=True)
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this machine may be reached; tests marked `model` may fetch the model once."""
+    if request.node.get_closest_marker("model"):
+        return
+    connect = socket.socket.connect
+
+    def connect_to_this_machine(self: socket.socket, address: Any) -> None:
+        host = address[0] if isinstance(address, tuple) else ""
+        if host and not str(host).startswith(LOOPBACK):
+            raise OSError(f"the network is closed in tests: {host}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_to_this_machine)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder with real feedback files; skips where it is not there."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs the real feedback files in ../shared/data")
+    return SHARED_DATA
