@@ -11,7 +11,8 @@ from everswarm.schemas.dataset import Example
 from everswarm.schemas.interaction import Message
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 CORPUS = ["How many metres are 3 kilometres?", "3 km are 3000 m.", "Say it in one short sentence, please. ¡Olé!"] * 5

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -16,26 +16,27 @@ from everswarm.training.models import student_weights
 any_text = st.text(max_size=60) | st.sampled_from(["<|im_end|>", "a\n\n1. b", "x  12", " 中文 ½", "🏳️‍🌈", "\x00\x7f"])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=any_text)
-def test_tokens_of_any_text_spell_its_bytes(tiny_student: Path, text: str) -> None:
+def test_tokens_of_any_text_spell_its_bytes(tiny_student: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_student)
-    assert_spells(tokenizer, token_bytes(tokenizer), text)
+    check_any_text(tokenizer, token_bytes(tokenizer))
 
 
 @pytest.mark.model
 def test_tokens_of_any_text_spell_its_bytes_on_the_embedded_model() -> None:
     tokenizer = AutoTokenizer.from_pretrained(student_weights(EMBEDDED_MODEL, load_settings().models_dir).folder)
     pieces = token_bytes(tokenizer)
+    check_any_text(tokenizer, pieces)
+    assert len(pieces) == 49_152
+    assert pieces[end_of_turn_id(tokenizer)] == b"<|im_end|>"
 
-    @settings(max_examples=300, deadline=None)
+
+def check_any_text(tokenizer: PreTrainedTokenizerFast, pieces: list[bytes]) -> None:
+    @settings(max_examples=200, deadline=None)
     @given(text=any_text)
     def check(text: str) -> None:
         assert_spells(tokenizer, pieces, text)
 
     check()
-    assert len(pieces) == 49_152
-    assert pieces[end_of_turn_id(tokenizer)] == b"<|im_end|>"
 
 
 def assert_spells(tokenizer: PreTrainedTokenizerFast, pieces: list[bytes], text: str) -> None:

@@ -54,34 +54,18 @@ _BANNED = (
     "i'm happy to",
     "i am happy to",
 )
-_ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+# fmt: off
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)
+# fmt: on
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 def count_sentences(text: str) -> int:
     """Return how many sentences `text` has; a new line begins another one, a decimal point does not end one."""
-    plain = re.sub(r"\b(e\.g|i\.e|etc|approx|no)\.", r"\1", text, flags=re.I)
+    plain = re.sub(r"\b(e\.g|i\.e|etc|approx)\.", r"\1", text, flags=re.I)
     return len([part for part in re.split(r"[.!?]+(?=\s|$)|\n+", plain) if re.search(r"\w", part)])
 
 
@@ -118,7 +102,7 @@ def check_quantity(*, asked: int, expected: int, unit: Unit) -> Check:
     allowed = {expected, asked, expected // asked, 1}
 
     def check(answer: str) -> Verdict:
-        text = _digits_for_words(answer, sorted(allowed, reverse=True))
+        text = _plain_digits(answer, sorted(allowed, reverse=True))
         found = [(_value(match), _unit(match), match.group(3)) for match in _QUANTITY.finditer(text)]
         counted = [(value, gap) for value, of, gap in found if of in (unit, None)]
         if not any(value == expected for value, _ in counted):
@@ -153,19 +137,20 @@ def check_date(iso: str) -> Check:
 
 
 def check_words(accepted: Sequence[str], *, asked: str, refused: Sequence[str] = ()) -> Check:
-    """Return a rule: the answer has a word that begins with one of `accepted` and none that begins with `refused`.
+    """Return a rule: the answer has a word of `accepted` and none of `refused`; 'butterfl-' stands for every ending.
 
     Words of the question `asked` do not count: a lighthouse is not explained by its 'light'.
     """
     echoed = set(re.findall(r"\w+", asked.lower()))
 
-    def says(answer: str, stems: Sequence[str]) -> bool:
+    def says(answer: str, wanted: Sequence[str]) -> bool:
         words = " ".join(word for word in re.findall(r"\w+", answer.lower()) if word not in echoed)
-        return any(re.search(rf"\b{re.escape(stem)}", words) for stem in stems)
+        endings = [rf"{word[:-1]}\w*" if word.endswith("-") else rf"{word}(?:s|es)?" for word in wanted]
+        return any(re.search(rf"\b{ending}\b", words) for ending in endings)
 
     def check(answer: str) -> Verdict:
         if not says(answer, accepted):
-            return Verdict(False, f"wrong: nothing about '{accepted[0]}'", False)
+            return Verdict(False, f"wrong: nothing about '{accepted[0].rstrip('-')}'", False)
         if says(answer, refused):
             return Verdict(False, f"wrong: it is '{accepted[0]}'", False)
         return _verdict_on_style(answer)
@@ -178,8 +163,8 @@ def _verdict_on_style(answer: str) -> Verdict:
     return Verdict(fault is None, fault or "right", True)
 
 
-def _digits_for_words(answer: str, values: Sequence[int]) -> str:
-    text = answer
+def _plain_digits(answer: str, values: Sequence[int]) -> str:
+    text = answer.replace("**", "").replace("`", "")
     for value in values:
         words = spell_number(value).split()
         pattern = r"[\s-]+(?:and[\s-]+)?".join(words)

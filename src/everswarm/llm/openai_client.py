@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -136,7 +137,7 @@ class OpenAIClient:
         except aiohttp.InvalidURL as error:
             raise UnavailableError(f"{self.name} has an address that is no URL: {error}.") from error
         except aiohttp.ClientConnectorError as error:
-            reason = error.os_error.strerror or str(error.os_error)
+            reason = os.strerror(error.errno) if error.errno else str(error.os_error)
             raise UnavailableError(f"{self.name} does not answer: {reason}.") from error
         except (aiohttp.ClientError, OSError) as error:
             raise UnavailableError(f"{self.name} broke off: {str(error) or type(error).__name__}.") from error

@@ -47,7 +47,7 @@ def recent_cycles(connection: Connection, limit: int) -> list[Cycle]:
 
 def attempt_of(connection: Connection, cycle_id: str) -> int:
     """Return how often the cycle was started."""
-    return connection.execute(select(cycles.c.attempt).where(cycles.c.id == cycle_id)).scalar_one()
+    return int(connection.execute(select(cycles.c.attempt).where(cycles.c.id == cycle_id)).scalar_one())
 
 
 def stage_id(cycle_id: str, stage: Stage) -> str:

@@ -15,6 +15,7 @@ from everswarm.schemas.job import Cycle, CycleParameters
 from everswarm.server.cycles import repository
 from everswarm.server.cycles.stages import check_enough_feedback
 from everswarm.server.database import Database
+from everswarm.server.home import create_private_file
 from everswarm.server.registry.service import ArtifactStore
 from everswarm.settings import Settings
 
@@ -118,12 +119,20 @@ class CycleService:
                 margin=self.settings.cycle.margin,
                 start_scheduled=self._start_scheduled,
             )
-            url = self.settings.database_url or f"sqlite:///{self.settings.home / 'cycles.sqlite'}"
+            url = self._system_database_url()
             workflow.launch(context, system_database_url=url, schedule=self.settings.cycle.schedule)
             self.state = "ready"
         except Exception:
             log.exception("the cycles could not be launched; chat and feedback go on")
             self.state = "failed"
+
+    def _system_database_url(self) -> str:
+        """Return where DBOS keeps its own tables: beside ours on Postgres, in a file of their own on SQLite."""
+        if self.settings.database_url and not self.settings.database_url.startswith("sqlite"):
+            return self.settings.database_url
+        path = self.settings.home / "cycles.sqlite"
+        create_private_file(path)
+        return f"sqlite:///{path}"
 
     def _start_scheduled(self) -> None:
         try:

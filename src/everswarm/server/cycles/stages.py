@@ -5,7 +5,6 @@ Each is idempotent: done twice, after a crash, it gives the same record.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from sqlalchemy import Connection
 
 from everswarm.errors import NotEnoughFeedbackError
 from everswarm.schemas.adapter import Adapter, ExportedAdapter
-from everswarm.schemas.artifact import Artifact, ArtifactKind
+from everswarm.schemas.artifact import ArtifactKind
 from everswarm.schemas.dataset import Dataset, Snapshot, Split
 from everswarm.schemas.evaluation import Evaluation, Incumbent
 from everswarm.schemas.interaction import JudgedInteraction
@@ -26,9 +25,6 @@ from everswarm.server.experiments.promotion import decide
 from everswarm.server.feedback.service import judged_interactions
 from everswarm.server.fleet.service import latest_release, publish_release
 from everswarm.server.registry.service import ArtifactStore
-
-CHUNK_BYTES = 1 << 20
-
 
 def take_snapshot(database: Database, artifacts: ArtifactStore, *, role: str) -> Snapshot:
     """Freeze the judged interactions as JSON lines, with what the candidate will be measured against."""
@@ -41,19 +37,11 @@ def take_snapshot(database: Database, artifacts: ArtifactStore, *, role: str) ->
                 count += 1
             incumbent = _incumbent(connection, role)
             latest_dataset = repository.latest_result(connection, Stage.CURATE, role=role)
-        data = _store(artifacts, path)
+        data = artifacts.put_file(path, kind=ArtifactKind.SNAPSHOT)
     split_of_user: dict[str, Split] = {}
     if latest_dataset is not None:
         split_of_user = Dataset.model_validate(latest_dataset).split_of_user
     return Snapshot(data=data, interactions=count, incumbent=incumbent, split_of_user=split_of_user)
-
-
-def _store(artifacts: ArtifactStore, path: Path) -> Artifact:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
-        chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
-        return artifacts.put_stream(chunks, sha256=sha256, kind=ArtifactKind.SNAPSHOT, name=path.name)
 
 
 def conclude(
@@ -116,8 +104,8 @@ def check_enough_feedback(database: Database, *, minimum: int) -> None:
             if usable >= minimum:
                 return
     raise NotEnoughFeedbackError(
-        f"A cycle needs at least {minimum} interactions that were corrected, or rated 4 or 5, with consent "
-        f"to training; there are {usable} (of {judged} judged). Rate and correct {minimum - usable} more, or import some: "
+        f"A cycle needs at least {minimum} interactions that were corrected, or rated 4 or 5, with "
+        f"consent to training; there are {usable} (of {judged} judged). Rate and correct {minimum - usable} more, or import some: "
         "everswarm feedback import FILE."
     )
 

@@ -16,9 +16,15 @@ from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.base import Sha256
 from everswarm.schemas.server import Scope
 from everswarm.server.auth import require
-from everswarm.server.registry.service import MAX_ARTIFACT_BYTES, ArtifactsDep, ArtifactStore, Upload, too_large
+from everswarm.server.registry.service import (
+    CHUNK_BYTES,
+    MAX_ARTIFACT_BYTES,
+    ArtifactsDep,
+    ArtifactStore,
+    Upload,
+    too_large,
+)
 
-CHUNK_BYTES = 1 << 20
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 _ONE_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 

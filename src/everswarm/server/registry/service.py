@@ -16,6 +16,8 @@ from everswarm.server.database import Database
 from everswarm.server.registry import repository
 from everswarm.server.registry.storage import PendingFile, open_storage
 
+CHUNK_BYTES = 1 << 20
+
 MAX_ARTIFACT_BYTES = 20 * 1024**3  # a 7B model in 16 bits is 15 GB
 
 
@@ -54,6 +56,14 @@ class ArtifactStore:
     def put_bytes(self, data: bytes, *, kind: ArtifactKind, name: str) -> Artifact:
         """Store `data` under its own digest."""
         return self.put_stream([data], sha256=hashlib.sha256(data).hexdigest(), kind=kind, name=name)
+
+    def put_file(self, path: Path, *, kind: ArtifactKind) -> Artifact:
+        """Store the file at `path` under its own digest and name."""
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
+            return self.put_stream(chunks, sha256=sha256, kind=kind, name=path.name)
 
     def begin(self, sha256: str, *, kind: ArtifactKind, name: str, size_limit: int = MAX_ARTIFACT_BYTES) -> Upload:
         """Start to receive the file with this digest, piece by piece."""

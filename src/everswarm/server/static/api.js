@@ -1,6 +1,7 @@
 // Talks to the server: the key, errors in words, streams. Knows no element of the page.
 
 const STORED_KEY = "everswarm.key";
+const BROKEN_OFF = "The line to the server broke while it answered. Ask again.";
 let key = localStorage.getItem(STORED_KEY) || sessionStorage.getItem(STORED_KEY);
 
 export const hasKey = () => Boolean(key);
@@ -73,13 +74,16 @@ export async function post(path, body) {
 /** Yield the chunks of a streamed chat completion. */
 export async function* chatStream(body, signal) {
   const response = await send("POST", "/v1/chat/completions", { ...body, stream: true }, signal);
+  let complete = false;
   for await (const data of serverSentEvents(response, signal)) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
     if (chunk.error) throw new ServerError(chunk.error.message || String(chunk.error), chunk.error.code || 500);
     if (chunk.detail && !chunk.choices) throw new ServerError(chunk.detail, chunk.status || 500);
+    complete ||= Boolean(chunk.choices?.[0]?.finish_reason);
     yield chunk;
   }
+  if (!complete) throw new ServerError(BROKEN_OFF, 0);
 }
 
 async function* serverSentEvents(response, signal) {
@@ -91,7 +95,7 @@ async function* serverSentEvents(response, signal) {
       read = await reader.read();
     } catch (error) {
       if (signal?.aborted) throw new DOMException("stopped", "AbortError");
-      throw new ServerError("The line to the server broke while it answered. Ask again.", 0);
+      throw new ServerError(BROKEN_OFF, 0);
     }
     if (read.done) return;
     waiting += read.value;

@@ -86,7 +86,9 @@ function drawParts(health) {
     element("li", {}, element("span", { className: `dot ${kinds[state] || "bad"}`, "aria-hidden": "true" }), element("span", { className: "name", textContent: name }), element("span", { className: "state", textContent: state }));
   const endpoints = Object.entries(health.endpoints).map(([name, state]) => part(name, state));
   byId("parts").replaceChildren(part("models", health.models), part("cycles", health.cycles), ...endpoints);
-  byId("problems").replaceChildren(...health.problems.map((text) => element("li", { textContent: text })));
+  const known = [["cycles", health.cycles], ...Object.entries(health.endpoints)].flatMap(([name, state]) => [`${name}: ${state}`, `endpoint ${name}: ${state}`]);
+  const more = health.problems.filter((text) => !known.includes(text)); // the others are in the list above already
+  byId("problems").replaceChildren(...more.map((text) => element("li", { textContent: text })));
   byId("version").textContent = `everswarm ${health.version}.`;
 }
 

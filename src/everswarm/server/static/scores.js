@@ -7,8 +7,10 @@ const WEIGHTS = { hf: "full precision", gguf: "as it ships" };
 const SUITES = { test: "held-out questions", general: "general text" };
 const SUBJECTS = { base: "Base", incumbent: "In use", candidate: "New" };
 
-const number = (value) => (Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(3));
-const signed = (value) => (value > 0 ? "+" : "−") + number(Math.abs(value));
+const DIGITS = { perplexity: 2, bleu: 1 }; // after the point; 3 for the others
+
+const number = (value, metric) => value.toFixed(DIGITS[metric] ?? 3);
+const signed = (value, metric) => (value < 0 ? "−" : "+") + number(Math.abs(value), metric);
 const keyOf = ({ suite, weights, metric }) => `${suite} ${weights} ${metric}`;
 
 export function scoresOf(evaluation) {
@@ -40,7 +42,7 @@ function scoreRow(found, subjects, change) {
   );
   const cells = subjects.map((subject) => {
     const score = found[subject];
-    const text = score ? [number(score.value), element("small", { textContent: `[${number(score.low)}, ${number(score.high)}]` })] : ["–"];
+    const text = score ? [number(score.value, score.metric), element("small", { textContent: `[${number(score.low, score.metric)}, ${number(score.high, score.metric)}]` })] : ["–"];
     return element("td", { className: "number", "data-label": SUBJECTS[subject] }, ...text);
   });
   return element("tr", {}, title, ...cells, changeCell(change));
@@ -54,15 +56,15 @@ function changeOf(evaluation, key) {
 
 function changeCell(change) {
   if (!change) return element("td", { className: "number", "data-label": "Change" }, "–");
-  const { difference, low, high, better } = change;
+  const { difference, low, high, better, metric } = change;
   const clear = low > 0 || high < 0;
   const good = better === "lower" ? high < 0 : low > 0;
   const verdict = clear ? (good ? "better" : "worse") : "no clear difference";
   return element(
     "td",
     { className: `number ${clear ? (good ? "good" : "bad") : ""}`, "data-label": "Change" },
-    signed(difference),
-    element("small", { textContent: `[${signed(low)}, ${signed(high)}]` }),
+    signed(difference, metric),
+    element("small", { textContent: `[${signed(low, metric)}, ${signed(high, metric)}]` }),
     element("small", { className: "verdict", textContent: verdict }),
   );
 }

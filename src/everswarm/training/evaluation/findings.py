@@ -133,6 +133,13 @@ def find_quantised(plan: Plan, base_gguf: Path, adapters: Mapping[Subject, Adapt
 
 
 def find_in_llama(plan: Plan, base_gguf: Path, adapters: Mapping[Subject, AdapterFiles], steps: Steps) -> Findings:
+    """Return what the GGUF files give in llama.cpp, in a process of its own.
+
+    Raises:
+        LlamaScorerUnavailableError: llama.cpp cannot be called on this machine.
+        LlamaError: a file is not what it should be.
+        StageFailedError: a score is not a number, or the process was killed.
+    """
     subjects = _subjects(adapters)
     job = LlamaJob(
         base_gguf=base_gguf,
