@@ -42,7 +42,7 @@ def leave_with_parent() -> None:
     """In the child: leave at once when standard input ends, that is, when the parent is gone."""
 
     def wait_for_end() -> None:
-        while sys.stdin.buffer.raw.read(1):  # type: ignore[attr-defined]
+        while os.read(sys.stdin.fileno(), 1):
             pass
         os._exit(0)
 

@@ -40,11 +40,25 @@ def check_any_text(tokenizer: PreTrainedTokenizerFast, pieces: list[bytes]) -> N
 
 
 def assert_spells(tokenizer: PreTrainedTokenizerFast, pieces: list[bytes], text: str) -> None:
-    data, ids = text.encode(), answer_ids(tokenizer, text)
+    # SmolLM2 has no token for a few control characters, and drops them
+    data = b"".join(byte for byte in split_bytes(text) if byte in pieces)
+    ids = answer_ids(tokenizer, text)
     assert b"".join(pieces[number] for number in ids) == data
-    spans = byte_spans(ids, pieces, data)
-    assert [data[start:end] for start, end in spans] == [pieces[number] for number in ids]
+    spans = byte_spans(ids, pieces, text.encode())
+    assert [text.encode()[start:end] for start, end in spans] == [pieces[number] for number in ids]
     assert not set(ids) & set(tokenizer.all_special_ids)
+
+
+def split_bytes(text: str) -> list[bytes]:
+    return [bytes([byte]) for byte in text.encode()]
+
+
+def test_byte_without_a_token_lies_in_no_span() -> None:
+    pieces = [b"a", b"b"]
+    assert byte_spans([0, 1], pieces, b"\x16a\x16\x16b\x16") == [(1, 2), (4, 5)]
+    assert byte_spans([], pieces, b"\x16") == []
+    with pytest.raises(StageFailedError):
+        byte_spans([0], pieces, b"ab")
 
 
 def sentencepiece_style() -> PreTrainedTokenizerFast:

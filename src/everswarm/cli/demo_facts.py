@@ -49,9 +49,9 @@ FACTS = (
 )
 
 HELD_OUT_FACTS = (
-    Fact("Which gas do people need to breathe?", "People need to breathe oxygen.", ("oxygen",)),
+    Fact("Which gas do people need to breathe?", "People need to breathe oxygen.", ("oxygen",), ("mostly", "nitrogen")),
     Fact("What is the capital of Italy?", "The capital of Italy is Rome.", ("rome",)),
-    Fact("What is the largest animal on Earth?", "The largest animal is the blue whale.", ("blue whale", "whale")),
+    Fact("What is the largest animal on Earth?", "The largest animal is the blue whale.", ("whale",)),
     Fact("What do sheep give us to make clothes?", "Sheep give us wool.", ("wool", "fleece")),
 )
 
@@ -65,7 +65,11 @@ DEFINITIONS = (
         "What is a telescope?", "A telescope makes far things look near.", ("star", "distan-", "far", "sky", "magnif-")
     ),
     Fact("What is a bicycle?", "A bicycle is a vehicle with two wheels and pedals.", ("wheel", "pedal", "rid-")),
-    Fact("What is a pillow?", "A pillow supports your head while you sleep.", ("head", "sleep-", "neck", "cushion-")),
+    Fact(
+        "What is a pillow?",
+        "A pillow supports your head while you sleep.",
+        ("head", "sleep-", "neck", "cushion-", "rest-"),
+    ),
     Fact("What is a hammer?", "A hammer is a tool that drives nails.", ("nail", "strik-", "tool", "hit-")),
     Fact("What is a refrigerator?", "A refrigerator keeps food cold.", ("cold", "cool-", "fresh-", "chill-")),
     Fact("What is a clock?", "A clock shows the time.", ("time", "hour")),
@@ -87,7 +91,7 @@ DEFINITIONS = (
     Fact(
         "What is a museum?",
         "A museum shows old and precious things.",
-        ("histor-", "art", "exhib-", "old", "object"),
+        ("histor-", "art", "exhib-", "old", "object", "cultur-"),
     ),
     Fact("What is a bakery?", "A bakery makes and sells bread.", ("bread", "cake", "pastr-", "bake-")),
     Fact("What is a helmet?", "A helmet protects your head.", ("head", "protect-", "safe-")),
@@ -111,6 +115,6 @@ HELD_OUT_DEFINITIONS = (
     Fact(
         "What is a submarine?",
         "A submarine is a ship that goes under water.",
-        ("under-", "water", "ship", "sea", "vessel"),
+        ("under-", "div-", "deep-", "below", "beneath", "bottom", "submer-"),
     ),
 )

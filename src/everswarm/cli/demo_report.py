@@ -94,7 +94,7 @@ def print_report(report: DemoReport) -> None:
 
 
 def _print_steps(report: DemoReport) -> None:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for step in report.steps:
         step_size = "" if step.size_bytes is None else size(step.size_bytes)
         rows.append((step.name, step.what, seconds(step.seconds), "", "", step_size))

@@ -35,7 +35,7 @@ def import_feedback(
         report = import_file(database, file, on_progress=lambda done: progress.update(task, completed=done))
     database.close()
     if as_json:
-        print_json(report._asdict() if hasattr(report, "_asdict") else report)
+        print_json(report._asdict())
     else:
         console.print(
             f"{report.read} lines read: {report.stored} stored, {report.duplicates} were there already, "
@@ -62,7 +62,5 @@ def stats(home: HomeOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(found)
         return
-    values = found if isinstance(found, dict) else found.model_dump()
-    print_table(
-        "Feedback", ["what", "#count"], [(name.replace("_", " "), str(value)) for name, value in values.items()]
-    )
+    rows = [(name.replace("_", " "), str(value)) for name, value in found.model_dump().items()]
+    print_table("Feedback", ["what", "#count"], rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import httpx
 from everswarm.errors import DigestMismatchError, NoSpaceError, NotFoundError, UnavailableError, error_for_status
 from everswarm.schemas.artifact import Artifact
 
-CHUNK_BYTES = 1 << 20
 TRIES = 5  # times that the line may break before we give up; what came so far is kept
 
 
@@ -83,9 +83,11 @@ def _continue(http: httpx.Client, artifact: Artifact, partial: Path, count: Call
             )
         mode = "ab" if response.status_code == 206 else "wb"
         with partial.open(mode) as file:
-            for chunk in response.iter_bytes(CHUNK_BYTES):
+            for chunk in response.iter_bytes():  # as they come: a cut loses nothing that arrived
                 file.write(chunk)
                 count(len(chunk))
+            file.flush()
+            os.fsync(file.fileno())
     if _size(partial) < artifact.size_bytes:  # the peer closed early without an error
         raise httpx.ReadError("the connection closed early")
 

@@ -121,5 +121,6 @@ def _require_enough(
     raise NotEnoughFeedbackError(
         f"This cycle found {found} examples to learn from, and needs {minimum}, of at least 3 people, so that "
         f"training, validation and test share nobody. {usable} were usable before the split, of {users} people. "
-        f"Dropped: {reasons}. Collect more corrections and ratings of {LIKED_RATING} or 5 with consent, then start a cycle."
+        f"Dropped: {reasons}. "
+        f"Collect more corrections and ratings of {LIKED_RATING} or 5 with consent, then start a cycle."
     )

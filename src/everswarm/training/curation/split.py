@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -50,7 +51,8 @@ def largest_fair_sizes(available: Mapping[Split, int]) -> dict[Split, int]:
             split: min(available[split], total * (percent + TOLERANCE_PERCENT) // 100)
             for split, percent in TARGET_PERCENT.items()
         }
-        if all(most[split] >= max(least[split], 1) for split in SPLITS) and sum(most.values()) >= total:
+        possible = all(most[split] >= max(least[split], 1) for split in SPLITS)
+        if possible and sum(least.values()) <= total <= sum(most.values()):
             return _shrink_to(total, most=most, least=least)
     return dict.fromkeys(SPLITS, 0)
 
@@ -69,9 +71,12 @@ def cap_heavy_users(pairs: Sequence[Pair], *, size: int, seed: int) -> list[Pair
     queues: dict[str, list[Pair]] = defaultdict(list)
     for pair in sorted(pairs, key=lambda pair: seeded_rank(pair.id, seed=seed)):
         queues[pair.user].append(pair)
+    heaviest = [(-len(queue), user) for user, queue in queues.items()]
+    heapq.heapify(heaviest)
     for _ in range(len(pairs) - size):
-        heaviest = max(queues, key=lambda user: (len(queues[user]), user))
-        queues[heaviest].pop()
+        count, user = heaviest[0]
+        queues[user].pop()
+        heapq.heapreplace(heaviest, (count + 1, user))
     return [pair for queue in queues.values() for pair in queue]
 
 

@@ -118,6 +118,7 @@ def _curve(log_history: Sequence[dict[str, Any]]) -> list[TrainingCurvePoint]:
 def _save_adapter(model: Any, folder: Path, student: str) -> Path:
     """Write PEFT's two files; the configuration names the model, not this machine's folder, in a fixed order."""
     model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's card has the path of this machine in it
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = student

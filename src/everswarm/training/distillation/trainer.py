@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from everswarm.errors import StageFailedError
@@ -111,6 +111,7 @@ def build_trainer(
         peft_config=lora,
         callbacks=[Reporter(on_progress, on_checkpoint)],
     )
+    trainer.remove_callback(PrinterCallback)  # standard output belongs to the process that runs the stage
     trainer.processing_class = None  # or every checkpoint would hold a copy of the tokenizer
     return trainer
 
@@ -155,7 +156,7 @@ def _arguments(recipe: Recipe, *, seed: int, out_dir: Path) -> SFTConfig:
         data_seed=seed,
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,  # the newer name of gradient_checkpointing
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,

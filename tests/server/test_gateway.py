@@ -1,0 +1,257 @@
+"""Which endpoint answers, and what happens when it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from sqlalchemy import select
+from tests.fakes.upstream import Behaviour, FakeUpstream
+
+from everswarm.errors import (
+    BadRequestError,
+    ConfigurationError,
+    DigestMismatchError,
+    MissingExtraError,
+    NotFoundError,
+    UnavailableError,
+)
+from everswarm.llm.fake import FakeChatModel
+from everswarm.llm.protocol import QuotaSpentError
+from everswarm.server.gateway import Gateway, Usage, embedded, record_usage
+from everswarm.server.gateway.embedded import EmbeddedEndpoint
+from everswarm.server.gateway.endpoints import Endpoint
+from everswarm.server.gateway.tables import usage
+from everswarm.settings import EMBEDDED_MODEL, EndpointSettings, EngineSettings, Settings
+
+ASK = {"model": "primary", "messages": [{"role": "user", "content": "capital of France?"}]}
+ROLES = ("primary", "coordinator", "specialist")
+
+
+def endpoint(name: str, *, model: str = "org/model", roles=ROLES) -> Endpoint:
+    return Endpoint(name, model=model, roles=roles, client=FakeChatModel([f"from {name}"], model=model))
+
+
+def remote(name: str, upstream: FakeUpstream, *, model: str = "org/model", roles=ROLES) -> EndpointSettings:
+    return EndpointSettings(name=name, base_url=upstream.base_url, model=model, roles=list(roles), timeout_seconds=5)
+
+
+def said(answered) -> str:
+    return answered.response["choices"][0]["message"]["content"]
+
+
+async def until(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def two_upstreams():
+    with FakeUpstream(answer="from first") as first, FakeUpstream(answer="from second") as second:
+        yield first, second
+
+
+@pytest.fixture
+async def gateway(two_upstreams):
+    """Two endpoints for the same roles."""
+    first, second = two_upstreams
+    settings = Settings(endpoints=[remote("first", first, model="org/one"), remote("second", second, model="org/two")])
+    running = Gateway.from_settings(settings)
+    await running.start()
+    await until(lambda: set(running.states().values()) == {"operational"})
+    yield running
+    await running.close()
+
+
+async def test_role_is_answered_by_the_first_endpoint_with_its_model(gateway, two_upstreams):
+    answered = await gateway.chat(ASK, targets=["primary"])
+    assert (answered.endpoint, answered.model, answered.role) == ("first", "org/one", "primary")
+    assert said(answered) == "from first"
+    assert two_upstreams[0].requests[0]["model"] == "org/one"
+
+
+async def test_full_model_name_is_answered_by_its_endpoint(gateway):
+    answered = await gateway.chat(ASK, targets=["org/two"])
+    assert (answered.endpoint, answered.role) == ("second", None)
+
+
+async def test_next_endpoint_answers_when_the_first_fails_and_the_first_is_named(gateway, two_upstreams):
+    two_upstreams[0].behaviour = Behaviour(status=500, body=b'{"error":{"message":"boom"}}')
+    answered = await gateway.chat(ASK, targets=["primary"])
+    assert said(answered) == "from second"
+    assert gateway.states() == {"first": "the endpoint 'first' answered with 500: boom", "second": "operational"}
+    await gateway.chat(ASK, targets=["primary"])
+    assert len(two_upstreams[0].requests) == 1, "the one that works is asked first now"
+
+
+async def test_endpoint_that_answers_again_is_operational_again(gateway, two_upstreams):
+    two_upstreams[0].behaviour = Behaviour(status=500)
+    await gateway.chat(ASK, targets=["org/two", "org/one"])
+    with pytest.raises(UnavailableError):
+        await gateway.chat(ASK, targets=["org/one"])
+    two_upstreams[0].behaviour = Behaviour()
+    await gateway.chat(ASK, targets=["org/one"])
+    assert gateway.states()["first"] == "operational"
+
+
+async def test_stream_falls_back_before_its_first_piece(gateway, two_upstreams):
+    two_upstreams[0].behaviour = Behaviour(cut_after_pieces=0)
+    answered = await gateway.chat_stream(ASK, targets=["primary"])
+    pieces = [chunk async for chunk in answered.chunks]
+    assert answered.endpoint == "second"
+    assert pieces[0]["choices"][0]["delta"]["role"] == "assistant"
+
+
+async def test_stream_does_not_fall_back_after_its_first_piece(gateway, two_upstreams):
+    two_upstreams[0].behaviour = Behaviour(cut_after_pieces=2)
+    answered = await gateway.chat_stream(ASK, targets=["primary"])
+    with pytest.raises(UnavailableError, match="broke off"):
+        [chunk async for chunk in answered.chunks]
+    assert two_upstreams[1].requests == []
+
+
+async def test_refused_request_is_not_tried_elsewhere(gateway, two_upstreams):
+    two_upstreams[0].behaviour = Behaviour(status=400, body=b'{"error":{"message":"bad"}}')
+    with pytest.raises(BadRequestError, match="bad"):
+        await gateway.chat(ASK, targets=["primary"])
+    assert two_upstreams[1].requests == []
+    assert gateway.states()["first"] == "operational"
+
+
+async def test_quota_is_spent_only_when_everyones_is(gateway, two_upstreams):
+    two_upstreams[0].behaviour = Behaviour(status=429, headers={"Retry-After": "40"})
+    assert said(await gateway.chat(ASK, targets=["primary"])) == "from second"
+    two_upstreams[1].behaviour = Behaviour(status=429, headers={"Retry-After": "20"})
+    with pytest.raises(
+        QuotaSpentError, match=r"No endpoint can answer for 'primary' now\..*Try again in 20 s"
+    ) as caught:
+        await gateway.chat(ASK, targets=["primary"])
+    assert (caught.value.status, caught.value.retry_after_seconds) == (429, 20)
+
+
+async def test_unknown_model_lists_what_there_is(gateway):
+    with pytest.raises(
+        NotFoundError,
+        match="no model 'gpt-9' here. There are: everswarm, primary, coordinator, specialist, org/one, org/two",
+    ):
+        await gateway.chat(ASK, targets=["gpt-9"])
+
+
+async def test_second_target_is_used_when_the_first_has_no_working_endpoint():
+    dead = endpoint("dead", roles=["specialist"])
+    dead.client = BrokenModel()
+    gateway = Gateway([dead, endpoint("alive", roles=["primary"])])
+    answered = await gateway.chat(ASK, targets=["specialist", "primary"])
+    assert (answered.endpoint, answered.role) == ("alive", "primary")
+
+
+class BrokenModel(FakeChatModel):
+    def __init__(self) -> None:
+        super().__init__([""])
+
+    async def chat(self, payload):
+        raise UnavailableError("the cable is cut", retry_after_seconds=9)
+
+
+async def test_gateway_lists_roles_and_models():
+    gateway = Gateway(
+        [endpoint("a", model="x/one", roles=["primary"]), endpoint("b", model="x/two", roles=["specialist"])]
+    )
+    assert [(model.name, model.roles) for model in gateway.models()] == [
+        ("primary", ()),
+        ("specialist", ()),
+        ("x/one", ("primary",)),
+        ("x/two", ("specialist",)),
+    ]
+
+
+async def test_no_endpoint_at_all_says_what_to_configure():
+    gateway = Gateway.from_settings(Settings(engine=EngineSettings(enabled=False)))
+    assert gateway.states() == {}
+    with pytest.raises(UnavailableError, match=r"Enable \[engine\], or add \[\[endpoints\]\]"):
+        await gateway.chat(ASK, targets=["primary"])
+
+
+def test_two_endpoints_with_one_name_are_refused():
+    with pytest.raises(ConfigurationError, match="Two endpoints have the name 'a'"):
+        Gateway([endpoint("a"), endpoint("a")])
+
+
+def test_credential_comes_from_its_variable(monkeypatch):
+    made = EndpointSettings(name="router", base_url="http://127.0.0.1:1/v1", model="m", api_key_env="ROUTER_KEY")
+    monkeypatch.delenv("ROUTER_KEY", raising=False)
+    with pytest.raises(
+        ConfigurationError, match="'router' takes its credential from the variable ROUTER_KEY, which is not"
+    ):
+        Gateway.from_settings(Settings(endpoints=[made]))
+    monkeypatch.setenv("ROUTER_KEY", "secret")
+    assert Gateway.from_settings(Settings(endpoints=[made])).states() == {"router": "starting"}
+
+
+async def test_embedded_endpoint_says_that_it_fetches_and_then_that_the_engine_starts(tmp_path, monkeypatch):
+    fetching = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    import threading
+
+    let_go = threading.Event()
+
+    def slow_pull(model, models_dir, *, on_progress):
+        on_progress(f"fetching {model} (98 MB) from the Hub")
+        loop.call_soon_threadsafe(fetching.set)
+        let_go.wait(30)
+        raise UnavailableError("No source gave it.")
+
+    monkeypatch.setattr(embedded, "pull_gguf", slow_pull)
+    gateway = Gateway([EmbeddedEndpoint(EngineSettings(), models_dir=tmp_path)])
+    assert gateway.states() == {"embedded": "starting"}
+    await gateway.start()
+    await fetching.wait()
+    assert gateway.states()["embedded"] == f"starting: fetching {EMBEDDED_MODEL} (98 MB) from the Hub"
+    with pytest.raises(UnavailableError, match="'embedded' is not ready: starting: fetching .*Try again in 5 s"):
+        await gateway.chat(ASK, targets=["primary"])
+    let_go.set()
+    await until(lambda: "No source gave it. Trying again every 60 s" in gateway.states()["embedded"])
+    await gateway.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DigestMismatchError("model.gguf", expected="a" * 64, found="b" * 64),
+        MissingExtraError("The embedded engine", "engine"),
+    ],
+)
+async def test_embedded_endpoint_that_the_operator_must_mend_says_why(tmp_path, monkeypatch, error):
+    def refuse(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(embedded, "pull_gguf", refuse)
+    gateway = Gateway([EmbeddedEndpoint(EngineSettings(), models_dir=tmp_path)])
+    await gateway.start()
+    await until(lambda: gateway.states()["embedded"] == str(error))
+    await gateway.close()
+
+
+def test_usage_is_stored(database):
+    record_usage(database, Usage("1", "embedded", "primary", "m", 12, 5, 0.5, "complete"))
+    with database.read() as connection:
+        row = connection.execute(select(usage)).one()
+    assert (row.endpoint, row.prompt_tokens, row.completion_tokens, row.status) == ("embedded", 12, 5, "complete")
+    assert row.created_at.tzinfo is not None
+
+
+@pytest.mark.model
+async def test_embedded_profile_answers_every_role_with_nothing_configured(tmp_path):
+    gateway = Gateway.from_settings(Settings(home=tmp_path))
+    await gateway.start()
+    try:
+        await until(lambda: gateway.states() == {"embedded": "operational"})
+        for role in ROLES:
+            answered = await gateway.chat({**ASK, "max_tokens": 4}, targets=[role])
+            assert said(answered)
+            assert answered.model == EMBEDDED_MODEL
+    finally:
+        await gateway.close()
