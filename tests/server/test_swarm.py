@@ -176,7 +176,7 @@ def test_models_are_the_swarm_the_roles_and_the_full_names(server):
 
 
 def test_unknown_model_is_not_found(server):
-    with pytest.raises(openai.NotFoundError, match="There is no model 'gpt-9' here. There are: everswarm, primary"):
+    with pytest.raises(openai.NotFoundError, match=r"There is no model 'gpt-9' here\. There are: everswarm, primary"):
         server.client.chat.completions.create(model="gpt-9", messages=ASK)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from everswarm.errors import NoSpaceError, StageFailedError
-from everswarm.schemas.adapter import Recipe
 from everswarm.settings import EMBEDDED_MODEL, load_settings
 from everswarm.training.export import base, base_gguf, export_adapter, subprocesses
 from everswarm.training.export.subprocesses import run_converter, run_python

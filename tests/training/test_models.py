@@ -64,7 +64,7 @@ def test_full_disk_leaves_nothing_behind(
         raise RuntimeError("I/O error: No space left on device (os error 28)")  # what safetensors raises
 
     monkeypatch.setattr(models, "_convert", full)
-    with pytest.raises(NoSpaceError, match="is full. Nothing was half-written"):
+    with pytest.raises(NoSpaceError, match=r"is full\. Nothing was half-written"):
         student_weights(MODEL, tmp_path)
     assert {path.name for path in (tmp_path / "maker--tiny").iterdir()} == {"model.gguf", "hf.lock"}
 

@@ -52,7 +52,7 @@ HELD_OUT_FACTS = (
     Fact("Which gas do people need to breathe?", "People need to breathe oxygen.", ("oxygen",), ("mostly", "nitrogen")),
     Fact("What is the capital of Italy?", "The capital of Italy is Rome.", ("rome",)),
     Fact("What is the largest animal on Earth?", "The largest animal is the blue whale.", ("whale",)),
-    Fact("What do sheep give us to make clothes?", "Sheep give us wool.", ("wool", "fleece")),
+    Fact("What do sheep give us to make clothes?", "Sheep give us wool.", ("wool", "fleece"), ("them",)),
 )
 
 DEFINITIONS = (

@@ -137,7 +137,8 @@ class OpenAIClient:
         except aiohttp.InvalidURL as error:
             raise UnavailableError(f"{self.name} has an address that is no URL: {error}.") from error
         except aiohttp.ClientConnectorError as error:
-            reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.os_error.strerror or error.os_error
+            number = error.errno or 0  # negative where the name was not found
+            reason = os.strerror(number) if number > 0 else error.os_error.strerror or error.os_error
             raise UnavailableError(f"{self.name} does not answer: {reason}.") from error
         except (aiohttp.ClientError, OSError) as error:
             raise UnavailableError(f"{self.name} broke off: {str(error) or type(error).__name__}.") from error

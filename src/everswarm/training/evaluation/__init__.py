@@ -5,7 +5,7 @@ Does not know whether a candidate is good enough: the promotion gate does.
 """
 
 from everswarm.training.evaluation.evaluate import EvaluationPieces, evaluate
-from everswarm.training.evaluation.findings import AdapterFiles, BaseFiles
-from everswarm.training.evaluation.suites import GeneralExample, load_general
+from everswarm.training.evaluation.findings import AdapterFiles
+from everswarm.training.evaluation.suites import GeneralExample, general_suite
 
-__all__ = ["AdapterFiles", "BaseFiles", "EvaluationPieces", "GeneralExample", "evaluate", "load_general"]
+__all__ = ["AdapterFiles", "EvaluationPieces", "GeneralExample", "evaluate", "general_suite"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from everswarm.errors import BadRequestError
 from everswarm.schemas.evaluation import Answer, Comparison, Score, Subject, Suite, Weights
 from everswarm.training.evaluation.findings import (
     AdapterFiles,
-    BaseFiles,
     Findings,
     OnProgress,
     Steps,
@@ -38,13 +38,15 @@ class EvaluationPieces(NamedTuple):
     engines: dict[Weights, str]
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - the one place where all files of a cycle meet
     *,
     test: Sequence[QuestionAnswer],
     general: Sequence[QuestionAnswer],
-    base: BaseFiles,
+    base_hf: Path,
+    base_gguf: Path,
     candidate: AdapterFiles,
     incumbent: AdapterFiles | None = None,
+    work_dir: Path,
     answer_limit: int,
     max_answer_tokens: int = 96,
     seed: int,
@@ -52,6 +54,8 @@ def evaluate(
     on_progress: OnProgress = lambda _done, _total, _note: None,
 ) -> EvaluationPieces:
     """Score base, candidate and incumbent on `test` and `general`, and let them answer the first test questions.
+
+    `work_dir` takes short-lived files of the scoring process.
 
     Raises:
         BadRequestError: a suite is empty.
@@ -68,14 +72,14 @@ def evaluate(
     plan = make_plan(
         [*test, *general],
         questions=min(answer_limit, len(test)),
-        tokenizer=load_tokenizer(base.folder),
+        tokenizer=load_tokenizer(base_hf),
         max_answer_tokens=max_answer_tokens,
         threads=threads,
     )
     steps = Steps(total=2 * (1 + len(adapters)) * len(plan.texts), on_progress=on_progress)
     found: dict[Weights, Findings] = {
-        "hf": find_in_torch(plan, base.folder, adapters, steps),
-        "gguf": find_quantised(plan, base.gguf, adapters, steps),
+        "hf": find_in_torch(plan, base_hf, adapters, steps),
+        "gguf": find_quantised(plan, base_gguf, adapters, steps, work_dir=work_dir),
     }
     references = [example.target for example in test[: plan.questions]]
     measured = {weights: _measure(findings, len(test), references) for weights, findings in found.items()}

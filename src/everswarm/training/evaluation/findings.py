@@ -24,13 +24,6 @@ from everswarm.training.evaluation.texts import (
 OnProgress = Callable[[int, int, str], None]  # done, total, note
 
 
-class BaseFiles(NamedTuple):
-    """The base model in both formats."""
-
-    folder: Path  # Hugging Face weights and tokenizer
-    gguf: Path
-
-
 class AdapterFiles(NamedTuple):
     """One adapter in both formats."""
 
@@ -118,10 +111,12 @@ def find_in_torch(
     return Findings(engine, scores, answers)
 
 
-def find_quantised(plan: Plan, base_gguf: Path, adapters: Mapping[Subject, AdapterFiles], steps: Steps) -> Findings:
+def find_quantised(
+    plan: Plan, base_gguf: Path, adapters: Mapping[Subject, AdapterFiles], steps: Steps, *, work_dir: Path
+) -> Findings:
     """Return what the GGUF files give in llama.cpp, or in torch where llama.cpp cannot be called."""
     try:
-        return find_in_llama(plan, base_gguf, adapters, steps)
+        return find_in_llama(plan, base_gguf, adapters, steps, work_dir=work_dir)
     except LlamaScorerUnavailableError as error:
         import torch
 
@@ -132,7 +127,9 @@ def find_quantised(plan: Plan, base_gguf: Path, adapters: Mapping[Subject, Adapt
         return find_in_torch(plan, base_gguf.parent, adapters, steps, gguf_file=base_gguf.name, engine=engine)
 
 
-def find_in_llama(plan: Plan, base_gguf: Path, adapters: Mapping[Subject, AdapterFiles], steps: Steps) -> Findings:
+def find_in_llama(
+    plan: Plan, base_gguf: Path, adapters: Mapping[Subject, AdapterFiles], steps: Steps, *, work_dir: Path
+) -> Findings:
     """Return what the GGUF files give in llama.cpp, in a process of its own.
 
     Raises:
@@ -152,7 +149,9 @@ def find_in_llama(plan: Plan, base_gguf: Path, adapters: Mapping[Subject, Adapte
         max_answer_tokens=plan.answer_tokens,
         threads=plan.threads,
     )
-    result = score_with_llama(job, on_text=lambda: steps.add(1, "base and adapters, GGUF in llama.cpp"))
+    result = score_with_llama(
+        job, work_dir=work_dir, on_text=lambda: steps.add(1, "base and adapters, GGUF in llama.cpp")
+    )
     scores: dict[Subject, list[TextScore]] = {}
     answers: dict[Subject, list[str]] = {}
     for subject in subjects:

@@ -67,7 +67,7 @@ class LlamaResult(Record):
     refused: str | None = None
 
 
-def score_with_llama(job: LlamaJob, *, on_text: Callable[[], None] | None = None) -> LlamaResult:
+def score_with_llama(job: LlamaJob, *, work_dir: Path, on_text: Callable[[], None] | None = None) -> LlamaResult:
     """Run `job` in a child process; `on_text` is called after each text of each subject.
 
     Raises:
@@ -75,7 +75,7 @@ def score_with_llama(job: LlamaJob, *, on_text: Callable[[], None] | None = None
         LlamaError: a file is not what it should be.
         StageFailedError: the child was killed or failed otherwise, for example for want of memory.
     """
-    with tempfile.TemporaryDirectory(prefix="everswarm-llama-") as folder:
+    with tempfile.TemporaryDirectory(prefix="llama-", dir=work_dir) as folder:
         job_path, result_path, log_path = (Path(folder) / name for name in ("job.json", "result.json", "log.txt"))
         job_path.write_text(job.model_dump_json(), encoding="utf-8")
         with log_path.open("w", encoding="utf-8") as log:

@@ -17,7 +17,7 @@ class GeneralExample(Record):
     target: str
 
 
-def load_general() -> list[GeneralExample]:
+def general_suite() -> list[GeneralExample]:
     """Return the general suite, in the order of the file."""
     text = resources.files(__package__).joinpath("general.jsonl").read_text(encoding="utf-8")
     return [_from_line(json.loads(line)) for line in text.splitlines()]
