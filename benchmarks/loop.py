@@ -48,7 +48,17 @@ def demo_rows(home: Path) -> list[Row]:
 
 def run_demo(home: Path, *arguments: str) -> dict[str, Any]:
     """Return the demo's report."""
-    command = [sys.executable, "-m", "everswarm.cli.main", "demo", "--no-serve", "--json", "--home", str(home), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "everswarm.cli.main",
+        "demo",
+        "--no-serve",
+        "--json",
+        "--home",
+        str(home),
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"the demo failed: {done.stderr[-2000:]}")
@@ -98,7 +108,9 @@ def learning_rows(home: Path, feedback: Path | None) -> list[Row]:
     from benchmarks.compare import held_out
 
     scores = held_out(report)
-    how = f"{feedback.name}, {TRAIN_EXAMPLES} examples, one epoch, {scores['test_examples']} held-out questions, float32"
+    how = (
+        f"{feedback.name}, {TRAIN_EXAMPLES} examples, one epoch, {scores['test_examples']} held-out questions, float32"
+    )
     ratio, general = scores["candidate"] / scores["sft"], scores["candidate_general"] / scores["base_general"]
     texts = f"; base {scores['base']:.4f}, SFT {scores['sft']:.4f}, candidate {scores['candidate']:.4f}"
     return [

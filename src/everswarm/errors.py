@@ -8,6 +8,7 @@
   + ConflictError (409)              the state has moved on; a stale lease
   + TooLargeError (413)
   + UnavailableError (503)           every endpoint is down, or a part is still starting
+    + QuotaSpentError (429)
   + ConfigurationError (500, exit 2) settings, files or extras that the operator must mend
     + MissingExtraError
   + DigestMismatchError (422)        a file is not the one that was promised
@@ -80,6 +81,13 @@ class UnavailableError(EverswarmError):
     def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class QuotaSpentError(UnavailableError):
+    """An endpoint takes no more requests until its window moves on."""
+
+    status = 429
+    title = "Quota spent"
 
 
 class ConfigurationError(EverswarmError):

@@ -8,10 +8,10 @@ import socket
 import pytest
 from tests.fakes.upstream import Behaviour, FakeUpstream
 
-from everswarm.errors import BadRequestError, TooLargeError, UnavailableError
+from everswarm.errors import BadRequestError, QuotaSpentError, TooLargeError, UnavailableError
 from everswarm.llm.fake import FakeChatModel
 from everswarm.llm.openai_client import OpenAIClient
-from everswarm.llm.protocol import ChatModel, QuotaSpentError
+from everswarm.llm.protocol import ChatModel
 from everswarm.llm.upstream_errors import retry_after_seconds
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "capital of France?"}]}

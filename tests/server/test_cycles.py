@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.fakes.stage_results import result_of
 
 from everswarm.errors import ConflictError, NotEnoughFeedbackError, NotFoundError
 from everswarm.schemas.interaction import JudgedInteraction, Message
@@ -18,7 +19,6 @@ from everswarm.server.database import Database
 from everswarm.server.feedback.batches import store_batch
 from everswarm.server.registry.service import ArtifactStore
 from everswarm.settings import Settings
-from tests.fakes.stage_results import result_of
 
 PATIENCE_SECONDS = 20.0
 
@@ -65,9 +65,7 @@ def give_feedback(database: Database, count: int) -> None:
 def next_lease(service: CycleService) -> Lease:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        lease = jobs.lease_job(
-            service.database, worker_id="w", stages=WORKER_STAGES, limits=service.settings.worker
-        )
+        lease = jobs.lease_job(service.database, worker_id="w", stages=WORKER_STAGES, limits=service.settings.worker)
         if lease is not None:
             return lease
         time.sleep(0.05)
@@ -173,9 +171,7 @@ def test_an_unknown_cycle_says_how_to_list_them(service: CycleService) -> None:
 
 def test_the_cron_setting_starts_a_cycle(database: Database, settings: Settings) -> None:
     give_feedback(database, 30)
-    every_second = settings.model_copy(
-        update={"cycle": settings.cycle.model_copy(update={"schedule": "* * * * * *"})}
-    )
+    every_second = settings.model_copy(update={"cycle": settings.cycle.model_copy(update={"schedule": "* * * * * *"})})
     service = start(database, every_second)
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS

@@ -16,10 +16,10 @@ from everswarm.errors import (
     DigestMismatchError,
     MissingExtraError,
     NotFoundError,
+    QuotaSpentError,
     UnavailableError,
 )
 from everswarm.llm.fake import FakeChatModel
-from everswarm.llm.protocol import QuotaSpentError
 from everswarm.server.gateway import Gateway, Usage, embedded, record_usage
 from everswarm.server.gateway.embedded import EmbeddedEndpoint
 from everswarm.server.gateway.endpoints import Endpoint

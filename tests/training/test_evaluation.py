@@ -261,6 +261,9 @@ def test_general_suite_is_forty_different_short_pairs():
 def test_door_of_the_package_loads_no_tensors():
     import subprocess
 
-    code = "import sys, everswarm.training.evaluation, everswarm.training.curation; print([n for n in ('torch', 'transformers', 'pyarrow') if n in sys.modules])"
+    code = (
+        "import sys, everswarm.training.evaluation, everswarm.training.curation; "
+        "print([name for name in ('torch', 'transformers', 'pyarrow') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

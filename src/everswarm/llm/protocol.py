@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
-from everswarm.errors import UnavailableError
-
 Payload = Mapping[str, Any]  # the body of POST /v1/chat/completions
 Chunk = dict[str, Any]  # a `chat.completion.chunk`
-
-
-class QuotaSpentError(UnavailableError):
-    """An endpoint takes no more requests until its window moves on."""
-
-    status = 429
-    title = "Quota spent"
 
 
 class ChatModel(Protocol):

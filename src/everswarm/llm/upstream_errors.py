@@ -8,8 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from everswarm.errors import BadRequestError, EverswarmError, TooLargeError, UnavailableError
-from everswarm.llm.protocol import QuotaSpentError
+from everswarm.errors import BadRequestError, EverswarmError, QuotaSpentError, TooLargeError, UnavailableError
 
 SHOWN_CHARACTERS = 500  # of what the upstream said
 DEFAULT_RETRY_SECONDS = 5

@@ -26,6 +26,7 @@ from everswarm.server.feedback.service import judged_interactions
 from everswarm.server.fleet.service import latest_release, publish_release
 from everswarm.server.registry.service import ArtifactStore
 
+
 def take_snapshot(database: Database, artifacts: ArtifactStore, *, role: str) -> Snapshot:
     """Freeze the judged interactions as JSON lines, with what the candidate will be measured against."""
     count = 0
@@ -105,8 +106,8 @@ def check_enough_feedback(database: Database, *, minimum: int) -> None:
                 return
     raise NotEnoughFeedbackError(
         f"A cycle needs at least {minimum} interactions that were corrected, or rated 4 or 5, with "
-        f"consent to training; there are {usable} (of {judged} judged). Rate and correct {minimum - usable} more, or import some: "
-        "everswarm feedback import FILE."
+        f"consent to training; there are {usable} (of {judged} judged). Rate and correct {minimum - usable} more, "
+        "or import some: everswarm feedback import FILE."
     )
 
 

@@ -7,9 +7,9 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from everswarm.errors import ConfigurationError, EverswarmError
+from everswarm.errors import ConfigurationError, EverswarmError, QuotaSpentError
 from everswarm.llm.openai_client import OpenAIClient
-from everswarm.llm.protocol import ChatModel, QuotaSpentError
+from everswarm.llm.protocol import ChatModel
 from everswarm.server.gateway.routing import OPERATIONAL
 from everswarm.settings import EndpointSettings
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
-from everswarm.errors import ConfigurationError, UnavailableError
-from everswarm.llm.protocol import Chunk, Payload, QuotaSpentError
+from everswarm.errors import ConfigurationError, QuotaSpentError, UnavailableError
+from everswarm.llm.protocol import Chunk, Payload
 from everswarm.server.gateway.embedded import EmbeddedEndpoint
 from everswarm.server.gateway.endpoints import Endpoint, RemoteEndpoint
 from everswarm.server.gateway.routing import ServedModel, candidates, served_models

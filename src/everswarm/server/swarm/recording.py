@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -18,14 +18,21 @@ _storing: set[asyncio.Task[None]] = set()  # the loop itself holds tasks only we
 _log = logging.getLogger(__name__)
 
 
+class Asker(NamedTuple):
+    """Who asks: the person, and the application that asks for them, if it is not theirs."""
+
+    user: str
+    sender: str | None = None
+
+
 class Recording:
     """The record of one call. Its `id` is the answer's id, which judgements name."""
 
-    def __init__(self, database: Database, *, id: str, user: str, messages: Sequence[Mapping[str, Any]]) -> None:  # noqa: A002
-        """Begin the clock. `user` is `Principal.user` of who asks."""
+    def __init__(self, database: Database, *, id: str, asker: Asker, messages: Sequence[Mapping[str, Any]]) -> None:  # noqa: A002
+        """Begin the clock."""
         self.id = id
         self._database = database
-        self._user = user
+        self._asker = asker
         self._messages = messages
         self._started = time.monotonic()
         self._parts: list[str] = []
@@ -73,7 +80,8 @@ class Recording:
         # half a character cannot be stored as UTF-8
         text = "".join(self._parts).encode("utf-8", "replace").decode()
         interaction = NewInteraction(
-            id=self.id, user=self._user, messages=self._messages, response=text or None, state=state, role=role,
+            id=self.id, user=self._asker.user, sender=self._asker.sender,
+            messages=self._messages, response=text or None, state=state, role=role,
             model=model or None, endpoint=endpoint or None, prompt_tokens=prompt, completion_tokens=answer,
             latency_seconds=seconds,
         )  # fmt: skip

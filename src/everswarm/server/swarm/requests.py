@@ -49,6 +49,7 @@ class ChatRequest(Passing):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: list[dict[str, Any]] | None = None
     response_format: dict[str, Any] | None = None
+    user: Annotated[str, Field(max_length=200)] | None = None  # for whom an application asks; heeded of admins only
 
     @property
     def wants_usage(self) -> bool:

@@ -16,12 +16,13 @@ from everswarm.server.auth import Principal, require
 from everswarm.server.database import DatabaseDep
 from everswarm.server.gateway import GatewayDep, ServedModel
 from everswarm.server.swarm import service
+from everswarm.server.swarm.recording import Asker
 from everswarm.server.swarm.requests import ChatRequest
 from everswarm.server.swarm.routing import SWARM
 
 router = APIRouter(prefix="/v1", tags=["swarm"])
 
-Asker = Annotated[Principal, Depends(require(Scope.USER, Scope.DEVICE))]
+Caller = Annotated[Principal, Depends(require(Scope.USER, Scope.DEVICE))]
 READER_LEFT = 499  # as nginx calls it; nobody reads it
 
 T = TypeVar("T")
@@ -29,11 +30,11 @@ T = TypeVar("T")
 
 @router.post("/chat/completions", response_model=None, responses={200: {"description": "A chat.completion, or events"}})
 async def create_chat_completion(
-    request: Request, gateway: GatewayDep, database: DatabaseDep, principal: Asker, body: ChatRequest
+    request: Request, gateway: GatewayDep, database: DatabaseDep, principal: Caller, body: ChatRequest
 ) -> Response:
     """Answer a chat. The answer's `id`, also in the header `X-Interaction-Id`, is what `/api/feedback` judges."""
     if body.stream:
-        streaming = await service.stream(gateway, database, body, user=principal.user)
+        streaming = await service.stream(gateway, database, body, asker=_asker(principal, body))
         return StreamingResponse(
             streaming.events,
             media_type="text/event-stream",
@@ -43,7 +44,7 @@ async def create_chat_completion(
                 "X-Accel-Buffering": "no",  # a proxy must not hold events back
             },
         )
-    reply = await _unless_reader_leaves(request, service.answer(gateway, database, body, user=principal.user))
+    reply = await _unless_reader_leaves(request, service.answer(gateway, database, body, asker=_asker(principal, body)))
     if reply is None:
         return Response(status_code=READER_LEFT)
     content = json.dumps(reply.completion, separators=(",", ":"))
@@ -51,13 +52,13 @@ async def create_chat_completion(
 
 
 @router.get("/models")
-async def list_models(gateway: GatewayDep, _principal: Asker) -> dict[str, Any]:
+async def list_models(gateway: GatewayDep, _principal: Caller) -> dict[str, Any]:
     """List what `model` may be: `everswarm`, the roles, and the full names of models."""
     return {"object": "list", "data": [_model(model) for model in _all_models(gateway)]}
 
 
 @router.get("/models/{name:path}")
-async def get_model(gateway: GatewayDep, _principal: Asker, name: str) -> dict[str, Any]:
+async def get_model(gateway: GatewayDep, _principal: Caller, name: str) -> dict[str, Any]:
     """Describe one model."""
     found = next((model for model in _all_models(gateway) if model.name == name), None)
     if found is None:
@@ -81,6 +82,13 @@ async def _unless_reader_leaves(request: Request, work: Coroutine[Any, Any, T]) 
 async def _reader_left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _asker(principal: Principal, body: ChatRequest) -> Asker:
+    """An administrator's application may name the person that it asks for; nobody else writes in another's name."""
+    if principal.scope is Scope.ADMIN and body.user:
+        return Asker(body.user, sender=principal.user)
+    return Asker(principal.user)
 
 
 def _headers(interaction_id: str, role: str | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from everswarm.identifiers import new_id
 from everswarm.llm.protocol import Chunk
 from everswarm.server.database import Database
 from everswarm.server.gateway import AnsweredStream, Gateway
-from everswarm.server.swarm.recording import Recording
+from everswarm.server.swarm.recording import Asker, Recording
 from everswarm.server.swarm.requests import ChatRequest
 from everswarm.server.swarm.routing import targets
 
@@ -36,13 +36,13 @@ class StreamingReply:
     events: AsyncIterator[bytes]
 
 
-async def answer(gateway: Gateway, database: Database, request: ChatRequest, *, user: str) -> Reply:
+async def answer(gateway: Gateway, database: Database, request: ChatRequest, *, asker: Asker) -> Reply:
     """Return the whole answer to `request`; raises what `Gateway.chat` raises.
 
     When cancelled, because the reader left, the work upstream ends and the interaction is stored as cut.
     """
     payload = request.payload()
-    recording = Recording(database, id=new_id(), user=user, messages=payload["messages"])
+    recording = Recording(database, id=new_id(), asker=asker, messages=payload["messages"])
     try:
         answered = await gateway.chat(payload, targets=_targets(gateway, payload))
     except asyncio.CancelledError:
@@ -54,10 +54,10 @@ async def answer(gateway: Gateway, database: Database, request: ChatRequest, *, 
     return Reply(recording.id, answered.role, {**answered.response, "id": recording.id})
 
 
-async def stream(gateway: Gateway, database: Database, request: ChatRequest, *, user: str) -> StreamingReply:
+async def stream(gateway: Gateway, database: Database, request: ChatRequest, *, asker: Asker) -> StreamingReply:
     """Return the answer to `request` as it comes; raises what `Gateway.chat_stream` raises, before the first event."""
     payload = request.payload()
-    recording = Recording(database, id=new_id(), user=user, messages=payload["messages"])
+    recording = Recording(database, id=new_id(), asker=asker, messages=payload["messages"])
     answered = await gateway.chat_stream(payload, targets=_targets(gateway, payload))
     recording.answered_by(answered.endpoint, answered.model, answered.role)
     events = _events(answered, recording, wants_usage=request.wants_usage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,17 +101,19 @@ def build_trainer(
         target_modules=recipe.target_modules,
         task_type="CAUSAL_LM",
     )
-    trainer = DistillationTrainer(
-        soft_target_weight=recipe.soft_target_weight,
-        model=model,
-        args=_arguments(recipe, seed=seed, out_dir=out_dir),
-        # only numbers of lessons: the lessons themselves are at hand and need no copy in Arrow
-        train_dataset=Dataset.from_dict({"lesson": list(range(len(lessons)))}),
-        data_collator=lambda rows: collate([lessons[row["lesson"]] for row in rows]),
-        processing_class=tokenizer,
-        peft_config=lora,
-        callbacks=[Reporter(on_progress, on_checkpoint)],
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT and TRL still use names that transformers 6 will drop
+        trainer = DistillationTrainer(
+            soft_target_weight=recipe.soft_target_weight,
+            model=model,
+            args=_arguments(recipe, seed=seed, out_dir=out_dir),
+            # only numbers of lessons: the lessons themselves are at hand and need no copy in Arrow
+            train_dataset=Dataset.from_dict({"lesson": list(range(len(lessons)))}),
+            data_collator=lambda rows: collate([lessons[row["lesson"]] for row in rows]),
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=[Reporter(on_progress, on_checkpoint)],
+        )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to the process that runs the stage
     trainer.processing_class = None  # or every checkpoint would hold a copy of the tokenizer
     return trainer

@@ -24,6 +24,17 @@ CHUNK_TOKENS = 64  # a batch; scores move slightly with it, so it is fixed
 _DEFAULT_SIZES = (512, 2048, 512, 1)  # n_ctx, n_batch, n_ubatch, n_seq_max in llama_context_default_params
 _LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
+_log: deque[str] = deque(maxlen=6)  # llama.cpp has one log a process, and keeps only a pointer to its callback
+
+
+def _keep_log(_level: int, text: bytes | None, _data: object) -> None:
+    line = (text or b"").decode(errors="replace").strip()
+    if line:
+        _log.append(line)
+
+
+_LOG_KEEPER = _LOG_CALLBACK(_keep_log)
+
 
 class LlamaScorerUnavailableError(EverswarmError):
     """This machine has no llama.cpp library that can be called; quantised weights must be scored another way."""
@@ -164,9 +175,7 @@ class LlamaModel:
             LlamaError: the file is not a model, or memory is short.
         """
         self._library = load_library()
-        self._log: deque[str] = deque(maxlen=6)
-        self._callback = _LOG_CALLBACK(self._keep_log)  # held here: llama.cpp keeps only the pointer
-        self._library.llama_log_set(self._callback, None)
+        self._library.llama_log_set(_LOG_KEEPER, None)
         self._library.llama_backend_init()
         self._model = self._library.llama_model_load_from_file(
             str(base_gguf).encode(), self._library.llama_model_default_params()
@@ -250,11 +259,6 @@ class LlamaModel:
         self._library.llama_free(self._context)
         self._library.llama_model_free(self._model)  # frees its adapters too
 
-    def _keep_log(self, _level: int, text: bytes | None, _data: object) -> None:
-        line = (text or b"").decode(errors="replace").strip()
-        if line:
-            self._log.append(line)
-
     def _require(self, value: object, what: str) -> None:
         if not value:
-            raise LlamaError(f"{what}. llama.cpp said: {' / '.join(self._log) or 'nothing'}")
+            raise LlamaError(f"{what}. llama.cpp said: {' / '.join(_log) or 'nothing'}")
