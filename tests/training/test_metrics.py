@@ -78,7 +78,7 @@ def test_interval_holds_the_value_and_repeats_with_the_seed():
 def test_one_example_has_an_interval_of_no_width():
     found = score(perplexity([TextScore(-2.0, 2, 8)]))
     assert found.low == found.value == found.high
-    assert found.standard_error == 0
+    assert found.standard_error == pytest.approx(0, abs=1e-12)
 
 
 def test_paired_interval_is_narrower_than_the_spread_between_examples():

@@ -25,6 +25,9 @@ def run(
     recipe: Annotated[str | None, typer.Option(help="seed or all-linear.")] = None,
     student: Annotated[str | None, typer.Option(help="Model that learns.")] = None,
     train_examples: Annotated[int | None, typer.Option(help="Use at most this many training examples.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training examples, instead of the recipe's.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of split, order and weights.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Watch it to its end.")] = True,
     home: HomeOption = None,
@@ -37,6 +40,7 @@ def run(
             "recipe": recipe,
             "student": student,
             "train_examples": train_examples,
+            "epochs": epochs,
             "seed": seed,
         }.items()
         if value is not None

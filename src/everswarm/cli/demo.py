@@ -34,6 +34,7 @@ everswarm demo --feedback judged.jsonl --train-examples 400      learns from you
 """
 DEMO_HOME = Path.home() / ".everswarm-demo"
 DEVICE_KEY_LABEL = "demo device"
+SCRIPTED_EPOCHS = 2  # so few examples are seen twice; real feedback once
 
 
 def demo(
@@ -49,6 +50,12 @@ def demo(
     ] = None,
     train_examples: Annotated[int | None, typer.Option(help="Use at most this many training examples.", min=8)] = None,
     recipe: Annotated[str | None, typer.Option(help="seed or all-linear.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=20, help="Passes over the training examples.", show_default="2 for the few scripted ones, else 1"
+        ),
+    ] = None,
     serve: Annotated[
         bool | None,
         typer.Option(
@@ -71,7 +78,15 @@ def demo(
     server = start_or_join(settings)
     report = DemoReport(server=server.url, home=str(settings.home), seed=seed)
     try:
-        _Demo(settings, server, report).run(feedback, _wish(recipe, train_examples, seed))
+        _Demo(settings, server, report).run(
+            feedback,
+            _wish(
+                recipe=recipe,
+                train_examples=train_examples,
+                epochs=epochs or (1 if feedback else SCRIPTED_EPOCHS),
+                seed=seed,
+            ),
+        )
         report.wall_seconds = time.monotonic() - started
         if not stay:
             _add_cost(report, server)
@@ -268,13 +283,8 @@ class _Demo:
             yield advance
 
 
-def _wish(recipe: str | None, train_examples: int | None, seed: int) -> dict[str, Any]:
-    wish: dict[str, Any] = {"seed": seed}
-    if recipe is not None:
-        wish["recipe"] = recipe
-    if train_examples is not None:
-        wish["train_examples"] = train_examples
-    return wish
+def _wish(**parameters: Any) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def _print_exchange(name: str, question: str, answer: str, judgement: scenario.Judgement) -> None:

@@ -39,6 +39,7 @@ class CycleParameters(Record):
     student: str
     role: str = "ultralight"
     recipe: str = "seed"
+    epochs: int | None = Field(default=None, ge=1, le=20)  # instead of the recipe's
     seed: int = 0
     train_examples: int | None = Field(default=None, ge=8)  # cap on the training split
     minimum_examples: int = Field(default=24, ge=8)  # below this a cycle refuses

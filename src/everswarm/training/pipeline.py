@@ -93,6 +93,8 @@ def distill_stage(job: Job, workspace: Workspace, settings: Settings) -> Adapter
     targets = SoftTargets.model_validate(job.inputs[Stage.LABEL])
     weights = _student(job, workspace, settings)
     recipe = load_recipe(job.parameters.recipe)
+    if job.parameters.epochs is not None:
+        recipe = recipe.model_copy(update={"epochs": job.parameters.epochs})
     resume_from = None
     if job.checkpoint:
         resume_from = unpack(
