@@ -22,6 +22,7 @@ from everswarm.processes import reap_child, start_python_child
 from everswarm.settings import load_settings
 
 TRAIN_EXAMPLES = 400
+LEARNING = ("bits per byte, candidate / plain TRL SFT", "general text, candidate / base")
 IDLE_SECONDS = 5.0  # after which the resident memory is read
 
 
@@ -100,23 +101,33 @@ def start_server(home: Path) -> tuple[float, int]:
 
 def learning_rows(home: Path, feedback: Path | None) -> list[Row]:
     """Learn from a real file and compare with plain SFT on the same examples and the same held-out questions."""
-    names = ("bits per byte, candidate / plain TRL SFT", "general text, candidate / base")
     if feedback is None:
         why = "not measured in this run: needs --feedback FILE and half an hour of CPU"
-        return [Row(name, None, "x", must, None, "lower", why) for name, must in zip(names, (1.02, 1.01), strict=True)]
+        return [
+            Row(name, None, "x", must, None, "lower", why) for name, must in zip(LEARNING, (1.02, 1.01), strict=True)
+        ]
     report = run_demo(home, "--feedback", str(feedback), "--train-examples", str(TRAIN_EXAMPLES))
+    return learning_rows_of(report, feedback)
+
+
+def learning_rows_of(report: dict[str, Any], feedback: Path) -> list[Row]:
+    """Return the figures of a finished demo on real feedback."""
     from benchmarks.compare import held_out
 
-    scores = held_out(report)
-    how = (
-        f"{feedback.name}, {TRAIN_EXAMPLES} examples, one epoch, {scores['test_examples']} held-out questions, float32"
-    )
-    ratio, general = scores["candidate"] / scores["sft"], scores["candidate_general"] / scores["base_general"]
-    texts = f"; base {scores['base']:.4f}, SFT {scores['sft']:.4f}, candidate {scores['candidate']:.4f}"
-    return [
-        Row(names[0], round(ratio, 4), "x", 1.02, 1.0, "lower", how + texts),
-        Row(names[1], round(general, 4), "x", 1.01, None, "lower", how + "; the shipped suite of general questions"),
-    ]
+    found = held_out(report, feedback)
+    how = f"{feedback.name}, {TRAIN_EXAMPLES} examples, one epoch, {found['test_examples']} held-out questions, float32"
+
+    def row(metric: str, suite: str, against: str, must: float) -> Row:
+        ours, theirs = found[f"candidate_{suite}"], found[f"{against}_{suite}"]
+        texts = f"; base {found[f'base_{suite}']:.4f}, SFT {found[f'sft_{suite}']:.4f}, candidate {ours:.4f}"
+        return Row(metric, round(ours / theirs, 4), "x", must, None, "lower", how + texts)
+
+    rows = [row(LEARNING[0], "test", "sft", 1.02), row(LEARNING[1], "general", "base", 1.01)]
+    if "base_instructions" in found:
+        rows.append(row("real instructions, candidate / base", "instructions", "base", 1.01))
+    cost = found["candidate_cpu_seconds"] / found["sft_cpu_seconds"]
+    rows.append(Row("label + distill CPU / plain TRL SFT training", round(cost, 2), "x", None, None, "lower", how))
+    return rows
 
 
 def _wait_for_answer(home: Path) -> EverswarmClient:

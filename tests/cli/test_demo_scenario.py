@@ -145,23 +145,23 @@ def test_wrong_number_of_a_fact_fails(answer: str):
 
 
 def test_words_of_the_question_and_refused_words_do_not_count_as_an_answer():
-    assert not task_of("What is a lighthouse?").check("A lighthouse is a lighthouse.").right
+    assert not task_of("What is a river?").check("A river is a river.").right
     assert not task_of("Which planet do we live on?").check("Earth, or perhaps Mars.").right
     assert not check_words(["ice"], asked="What is frozen water?")("It is Iceland.").right
 
 
 def test_right_answer_is_rated_5_and_left_alone():
-    assert judge(task_of("7 km in m"), "It is 7000 m.") == (5, None, None)
+    assert judge(task_of("12 km in m"), "It is 12000 m.") == (5, None, None)
 
 
 def test_right_answer_that_is_too_long_is_rated_3_and_corrected():
-    task = task_of("What is a piano?")
-    judgement = judge(task, "A piano is a musical instrument that plays music using strings and a keyboard. It is old.")
+    task = task_of("What is a bicycle?")
+    judgement = judge(task, "A bicycle is a vehicle with two wheels that people ride on roads and on paths. It is old.")
     assert judgement == (3, task.correction, "too long: 14 words at most")
 
 
 def test_wrong_answer_is_rated_1_and_corrected():
-    assert judge(task_of("7 km in m"), "It is 70 m.") == (1, "7 km = 7000 m.", "wrong: it is 7000 m")
+    assert judge(task_of("12 km in m"), "It is 120 m.") == (1, "12 km = 12000 m.", "wrong: it is 12000 m")
 
 
 def test_report_counts_passed_and_right_by_family():

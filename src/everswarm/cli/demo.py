@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from everswarm.cli import demo_scenario as scenario
@@ -18,7 +20,7 @@ from everswarm.cli.demo_report import DemoReport, DeviceAnswer, FamilyScore, Ste
 from everswarm.cli.demo_server import DemoServer, start_or_join, wait_operational
 from everswarm.cli.screen import JsonOption, console, print_json
 from everswarm.cli.supervise import training_is_installed
-from everswarm.errors import BadRequestError, MissingExtraError
+from everswarm.errors import BadRequestError, MissingExtraError, StageFailedError
 from everswarm.processes import reap_child, start_python_child
 from everswarm.schemas.interaction import FeedbackRequest, Message
 from everswarm.schemas.server import KeyCreate, Scope
@@ -34,6 +36,7 @@ everswarm demo --feedback judged.jsonl --train-examples 400      learns from you
 """
 DEMO_HOME = Path.home() / ".everswarm-demo"
 DEVICE_KEY_LABEL = "demo device"
+SILENT_STEPS = {"server", "base model", "first sync"}  # those without a bar of their own
 SCRIPTED_EPOCHS = 2  # so few examples are seen twice; real feedback once
 
 
@@ -112,12 +115,12 @@ class _Demo:
 
     def run(self, feedback: Path | None, wish: dict[str, Any]) -> None:
         with self._step("server", size=None) as say:
-            health = wait_operational(self.server)
+            health = wait_operational(self.server, say)
             say(f"{', '.join(health.endpoints)} operational, cycles ready")
         with self._step("base model", size=None) as say:
-            self._prepare_base()
+            self._prepare_base(say)
             say("quantised for devices, once")
-        with self._step("device", size=None) as say:
+        with self._step("first sync", size=None) as say:
             say(self._first_sync())
         if feedback is None:
             with self._step("people", size=None) as say:
@@ -136,26 +139,32 @@ class _Demo:
     def _step(self, name: str, *, size: int | None) -> Iterator[Callable[[str], None]]:
         step = Step(name=name, what="", seconds=0.0, size_bytes=size)
         started = time.monotonic()
+        waiting = console.status(name)
 
         def say(what: str) -> None:
             step.what = what
+            waiting.update(f"{name}: {escape(what)}")
 
-        yield say
+        with waiting if name in SILENT_STEPS else contextlib.nullcontext():
+            yield say
         step.seconds = time.monotonic() - started
         self.report.steps.append(step)
         if step.what:
             console.print(f"[green]✓[/] {name}: {step.what} ({step.seconds:.1f} s)")
 
-    def _prepare_base(self) -> None:
+    def _prepare_base(self, say: Callable[[str], None]) -> None:
         """Make the quantised base in a process of its own: it needs torch, and torch is heavy."""
         child = start_python_child(
             ["-m", "everswarm.cli.main", "models", "quantize", "--home", str(self.settings.home)],
-            stdout=(self.settings.home / "base.log").open("w", encoding="utf-8"),
-            stderr=None,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
-        reap_child(child, patience_seconds=900.0)
+        line = "no output"
+        for line in child.stdout or ():
+            say(line.strip())
+        reap_child(child, patience_seconds=30.0)
         if child.returncode:
-            raise BadRequestError(f"The base model could not be prepared; see {self.settings.home / 'base.log'}.")
+            raise StageFailedError(f"The base model could not be prepared: {line.strip()}")
 
     def _first_sync(self) -> str:
         from everswarm.device.state import DeviceHome

@@ -48,11 +48,12 @@ FACTS = (
     Fact("What do birds lay?", "Birds lay eggs.", ("egg",)),
 )
 
+# Written after the questions above, the rules and the recipe were settled, so that the scores are honest.
 HELD_OUT_FACTS = (
-    Fact("Which gas do people need to breathe?", "People need to breathe oxygen.", ("oxygen",), ("mostly", "nitrogen")),
-    Fact("What is the capital of Italy?", "The capital of Italy is Rome.", ("rome",)),
-    Fact("What is the largest animal on Earth?", "The largest animal is the blue whale.", ("whale",)),
-    Fact("What do sheep give us to make clothes?", "Sheep give us wool.", ("wool", "fleece"), ("them",)),
+    Fact("How many months are in a year?", "A year has twelve months.", ("twelve", "12")),
+    Fact("What is the capital of Germany?", "The capital of Germany is Berlin.", ("berlin",)),
+    Fact("Which animal says moo?", "A cow says moo.", ("cow", "cattle", "bull")),
+    Fact("What colour is snow?", "Snow is white.", ("white",)),
 )
 
 DEFINITIONS = (
@@ -103,18 +104,8 @@ DEFINITIONS = (
 )
 
 HELD_OUT_DEFINITIONS = (
-    Fact(
-        "What is a lighthouse?", "A lighthouse guides ships with its light.", ("ship", "sail-", "light", "boat", "sea")
-    ),
-    Fact(
-        "What is a hospital?",
-        "A hospital is a place where sick people are treated.",
-        ("sick", "medic-", "treat-", "patient", "health-", "doctor", "ill"),
-    ),
-    Fact("What is a piano?", "A piano is a musical instrument with keys.", ("music-", "instrument", "key")),
-    Fact(
-        "What is a submarine?",
-        "A submarine is a ship that goes under water.",
-        ("under-", "div-", "deep-", "below", "beneath", "bottom", "submer-"),
-    ),
+    Fact("What is a wallet?", "A wallet holds your money and cards.", ("money", "cash", "card", "coin", "note")),
+    Fact("What is a river?", "A river is water that flows to the sea.", ("water", "flow-", "stream", "sea")),
+    Fact("What is a broom?", "A broom sweeps the floor.", ("sweep-", "clean-", "floor", "dust", "dirt")),
+    Fact("What is a scarf?", "A scarf keeps your neck warm.", ("neck", "warm-", "shoulder", "cloth-", "fabric")),
 )

@@ -107,7 +107,8 @@ def _print_steps(report: DemoReport) -> None:
 
 
 def _print_answer(answer: DeviceAnswer) -> None:
-    console.print(f"\n[bold]{answer.question}[/]", markup=True)
+    console.print("")
+    console.print(answer.question, style="bold", markup=False)
     for label, text, passes in (
         ("before", answer.before, answer.before_passes),
         ("after ", answer.after, answer.after_passes),

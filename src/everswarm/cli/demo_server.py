@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,8 @@ def start_or_join(settings: Settings) -> DemoServer:
     raise UnavailableError(f"The server did not start. The last lines of {log_path}: {tail}")
 
 
-def wait_operational(server: DemoServer) -> Health:
-    """Wait until the model answers and cycles are ready.
+def wait_operational(server: DemoServer, say: Callable[[str], None]) -> Health:
+    """Wait until the model answers and cycles are ready; `say` hears what we wait for.
 
     Raises:
         UnavailableError: it takes too long; says what is missing.
@@ -78,6 +79,7 @@ def wait_operational(server: DemoServer) -> Health:
         health = server.client.health()
         if health.models == "operational" and health.cycles == "ready":
             return health
+        say("; ".join(f"{name}: {state}" for name, state in health.endpoints.items()))
         if time.monotonic() > deadline or (server.child is not None and server.child.poll() is not None):
             raise UnavailableError(f"The server is not ready: {'; '.join(health.problems) or 'unknown'}.")
         time.sleep(0.2)

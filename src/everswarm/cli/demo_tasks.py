@@ -53,8 +53,8 @@ CONVERSIONS = (
     Conversion(LITRE, MILLILITRE, 1000),
     Conversion(METRE, CENTIMETRE, 100),
 )
-_HELD_OUT_AMOUNTS = ((CONVERSIONS[0], 7), (CONVERSIONS[1], 4), (CONVERSIONS[2], 6), (CONVERSIONS[3], 8))
-_HELD_OUT_DATES = ("2024-03-05", "1999-08-17", "2021-12-09", "2008-06-24")
+_HELD_OUT_AMOUNTS = ((CONVERSIONS[0], 12), (CONVERSIONS[1], 9), (CONVERSIONS[2], 3), (CONVERSIONS[3], 15))
+_HELD_OUT_DATES = ("2017-04-22", "1986-11-03", "2025-07-14", "1973-01-26")
 _AMOUNTS = range(2, 20)
 _UNIT_WORDINGS = ("Convert {n} {short} to {target}.", "What is {n} {short} in {target}?")
 _DATE_WORDINGS = ("Write {date} as an ISO date.", "What is {date} in ISO format?")

@@ -24,7 +24,7 @@ def pull(
     from everswarm.llm.pull import pull_gguf
 
     settings = settings_of(home)
-    found = pull_gguf(model, settings.models_dir, on_progress=None if as_json else console.print)
+    found = pull_gguf(model, settings.models_dir, on_progress=None if as_json else _tell)
     if as_json:
         print_json({"model": found.model, "path": str(found.path), "sha256": found.sha256})
     else:
@@ -59,7 +59,10 @@ def quantize(
 
     settings = settings_of(home)
     student = model or settings.cycle.student
-    weights = student_weights(student, settings.models_dir)
+    tell = None if as_json else _tell
+    weights = student_weights(student, settings.models_dir, on_progress=tell)
+    if tell:
+        tell(f"quantising {student} for devices (once)")
     base = base_gguf(student, weights=weights, models_dir=settings.models_dir)
     database = Database(settings.sqlalchemy_url)
     database.migrate()
@@ -73,3 +76,7 @@ def quantize(
         console.print(
             f"{student} as {base.quantization}: {size(artifact.size_bytes)}, sha256 {artifact.sha256}", markup=False
         )
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
