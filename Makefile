@@ -19,7 +19,7 @@ TORCH_DONE := $(VENV)/.torch-$(call key,requirements/torch.txt)
 LOCK_DONE := $(VENV)/.lock-$(call key,requirements/build.txt requirements/lock.txt)
 SELF_DONE := $(VENV)/.self-$(call key,pyproject.toml)
 
-.PHONY: help setup demo serve test check bench clean lock
+.PHONY: help setup demo serve test check browser bench clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,18 @@ check: setup ## Lint, format, types, import contracts
 	@echo "ruff format --check" && $(BIN)/ruff format --check .
 	@echo "mypy --strict" && $(BIN)/mypy
 	@echo "lint-imports" && $(BIN)/lint-imports
+
+browser: ## Install Chromium for the browser tests (Debian/Ubuntu, needs root)
+	@for name in chromium chromium-browser google-chrome google-chrome-stable chrome; do \
+		if command -v $$name >/dev/null; then exit 0; fi; \
+	done; \
+	echo "Installing Chromium (0.1 GB) …"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null || { \
+		echo "Chromium could not be installed with apt-get as $$(id -un). Install Chromium or Google Chrome in another way;" >&2; \
+		echo "the browser tests take any chromium, chromium-browser, google-chrome or chrome on PATH." >&2; \
+		exit 1; \
+	}
 
 bench: setup ## Measure speed, memory and sizes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)

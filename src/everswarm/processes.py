@@ -58,19 +58,20 @@ class Usage(NamedTuple):
 
 def stop_child(child: subprocess.Popen[str], *, grace_seconds: float = 5.0) -> int:
     """End `child` politely, then firmly; return its exit code."""
-    if child.poll() is None:
-        child.terminate()
-    reap_child(child, patience_seconds=grace_seconds)
+    reap_child(child, patience_seconds=0.0, grace_seconds=grace_seconds)
     return child.returncode
 
 
-def reap_child(child: subprocess.Popen[str], *, patience_seconds: float) -> Usage:
-    """Wait for `child` to end by itself; end it when patience is over; return what it cost (zeros on Windows)."""
+def reap_child(child: subprocess.Popen[str], *, patience_seconds: float, grace_seconds: float = 5.0) -> Usage:
+    """Wait for `child` to end by itself; return what it cost (zeros on Windows).
+
+    When patience is over it is asked to end, and after `grace_seconds` more it is killed.
+    """
     usage = _wait(child, patience_seconds)
-    for end in (child.terminate, child.kill):
+    for end, seconds in ((child.terminate, grace_seconds), (child.kill, 5.0)):
         if child.returncode is None:
             end()
-            usage = _wait(child, 5.0)
+            usage = _wait(child, seconds)
     if child.stdin is not None:
         child.stdin.close()
     return usage
@@ -78,7 +79,7 @@ def reap_child(child: subprocess.Popen[str], *, patience_seconds: float) -> Usag
 
 def _wait(child: subprocess.Popen[str], timeout_seconds: float) -> Usage:
     deadline = time.monotonic() + timeout_seconds
-    while child.returncode is None and time.monotonic() < deadline:
+    while child.returncode is None:
         if not hasattr(os, "wait4"):
             child.poll()
         else:
@@ -91,5 +92,7 @@ def _wait(child: subprocess.Popen[str], timeout_seconds: float) -> Usage:
                 child.returncode = os.waitstatus_to_exitcode(status)
                 peak_unit = 1 if sys.platform == "darwin" else 1024
                 return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * peak_unit)
+        if time.monotonic() >= deadline:
+            break
         time.sleep(0.01)
     return Usage(0.0, 0)

@@ -5,11 +5,13 @@ Nested names take two underscores: `EVERSWARM_ENGINE__THREADS=2`.
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from everswarm.errors import ConfigurationError
@@ -95,8 +97,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order: arguments, environment, .env, TOML."""
-        toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get("EVERSWARM_CONFIG", "everswarm.toml")))
-        return init_settings, env_settings, dotenv_settings, toml
+        return init_settings, env_settings, dotenv_settings, _read_toml(settings_cls)
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -109,6 +110,30 @@ class Settings(BaseSettings):
         return self.artifacts_url or str(self.home / "artifacts")
 
 
+def _read_toml(settings_cls: type[BaseSettings]) -> TomlConfigSettingsSource:
+    """Read the file; other names may stand in the environment, but not here.
+
+    Raises:
+        ConfigurationError: it is not TOML, cannot be opened, or has a name that is not a setting.
+    """
+    path = Path(os.environ.get("EVERSWARM_CONFIG", "everswarm.toml"))
+    try:
+        source = TomlConfigSettingsSource(settings_cls, path)
+    except ValueError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}. Mend that line; it must be TOML.") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}. Check its rights.") from error
+    names = sorted(settings_cls.model_fields)
+    unknown = [name for name in source.toml_data if name not in names]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f"Did you mean '{close[0]}'? " if close else ""
+        raise ConfigurationError(
+            f"{path} has '{unknown[0]}', which is not a setting. {hint}The settings are: {', '.join(names)}."
+        )
+    return source
+
+
 def load_settings(**overrides: object) -> Settings:
     """Read the settings of this machine.
 
@@ -118,11 +143,19 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {_complaint(item)}" for item in error.errors()]
         raise ConfigurationError(
             "The settings cannot be used. "
             + "; ".join(lines)
             + ". Set them in everswarm.toml or as EVERSWARM_* variables."
         ) from error
-    except ValueError as error:  # TOML that does not parse
-        raise ConfigurationError(f"everswarm.toml cannot be read: {error}.") from error
+    except ValueError as error:  # a variable that should hold JSON and does not
+        raise ConfigurationError(
+            f"The settings cannot be used: {error}. Lists, such as EVERSWARM_ENDPOINTS, are written as JSON."
+        ) from error
+
+
+def _complaint(item: ErrorDetails) -> str:
+    if item["type"] == "extra_forbidden":
+        return "is not a setting"
+    return f"{item['msg']}, not {item['input']!r}" if isinstance(item["input"], str | int | float) else item["msg"]

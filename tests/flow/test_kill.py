@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ from everswarm.settings import load_settings
 pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENCE_SECONDS = 400.0
+KILLS = (  # stage, how far it must be, who is killed
+    (Stage.CURATE, 0, "worker"),
+    (Stage.LABEL, 32, "server"),  # one shard is stored
+    (Stage.DISTILL, 11, "worker"),  # a checkpoint is stored
+    (Stage.EXPORT, 0, "server"),
+    (Stage.EVALUATE, 1, "worker"),
+)
 NOISE_BITS_PER_BYTE = 0.002  # a resumed run repeats the same arithmetic; the rest is rounding
 
 
@@ -41,7 +49,7 @@ class Server:
             stdout=(self.home / "server.log").open("ab"),
             stderr=subprocess.STDOUT,
         )
-        return until(lambda: self._client(), "the server to answer")
+        return until(self._client, "the server to answer")
 
     def _client(self) -> EverswarmClient | None:
         try:
@@ -67,7 +75,7 @@ def until(found: Callable[[], Any], what: str) -> Any:
         value = found()
         if value:
             return value
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise AssertionError(f"waited {PATIENCE_SECONDS} s for {what}")
 
 
@@ -103,6 +111,12 @@ def status(client: EverswarmClient, cycle_id: str, stage: Stage) -> StageStatus:
     return next(item for item in client.cycle(cycle_id).stages if item.stage == stage)
 
 
+def is_under_way(client: EverswarmClient, cycle_id: str, stage: Stage, done: int) -> bool:
+    found = status(client, cycle_id, stage)
+    assert found.state != "done", f"{stage} ended before it could be killed"
+    return found.state == "running" and (done == 0 or (found.progress is not None and found.progress.done >= done))
+
+
 def ended(client: EverswarmClient, cycle_id: str) -> Cycle:
     def found() -> Cycle | None:
         cycle = client.cycle(cycle_id)
@@ -117,7 +131,7 @@ def worker_pid(server: Server) -> int:
     tasks = Path(f"/proc/{server.process.pid}/task")
     pids = {pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
     for pid in pids:
-        if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"--local" in Path(f"/proc/{pid}/cmdline").read_bytes():
             return int(pid)
     raise AssertionError("no worker")
 
@@ -148,27 +162,18 @@ def test_kill_9_of_server_and_worker_changes_nothing_but_the_time(tmp_path: Path
     war = new_home(tmp_path / "war")
     client = war.start()
     cycle_id = client.start_cycle(wish).id
-
-    def first_shard_is_stored() -> bool:
-        label = status(client, cycle_id, Stage.LABEL)
-        return label.state == "running" and label.progress is not None and label.progress.done >= 32
-
-    until(first_shard_is_stored, "the first shard of soft targets")
-    war.kill()  # the server in label; its children leave with it
-    client = war.start()
-
-    def has_learnt_a_little() -> bool:
-        distill = status(client, cycle_id, Stage.DISTILL)
-        return distill.state == "running" and distill.progress is not None and distill.progress.done >= 11
-
-    until(has_learnt_a_little, "a checkpoint of the training")
-    os.kill(worker_pid(war), signal.SIGKILL)  # the worker in distill
+    for stage, done, victim in KILLS:
+        until(partial(is_under_way, client, cycle_id, stage, done), f"{stage} to be under way")
+        if victim == "server":
+            war.kill()  # its children, the worker among them, leave with it
+            client = war.start()
+        else:
+            os.kill(worker_pid(war), signal.SIGKILL)
     found = ended(client, cycle_id)
     war.stop()
 
     assert found.state == expected.state, found.reason
-    assert status_of(found, Stage.LABEL).attempts == 2
-    assert status_of(found, Stage.DISTILL).attempts == 2
+    assert [status_of(found, stage).attempts for stage, _done, _victim in KILLS] == [2] * len(KILLS)
     for stage in (Stage.SNAPSHOT, Stage.CURATE):
         assert result_of(found, stage)["data"]["sha256"] == result_of(expected, stage)["data"]["sha256"]
     assert result_of(found, Stage.LABEL)["digest"] == result_of(expected, Stage.LABEL)["digest"]

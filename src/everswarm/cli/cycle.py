@@ -18,6 +18,7 @@ from everswarm.schemas.job import Cycle
 app = typer.Typer(help="Run a cycle and look at it.", no_args_is_help=True)
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0  # how long a server may be away while we watch
+CycleId = Annotated[str, typer.Argument(help="Id of the cycle, as `everswarm cycle list` shows it.")]
 
 
 @app.command(epilog="Example: everswarm cycle run --recipe all-linear --train-examples 400")
@@ -55,7 +56,11 @@ def run(
 
 
 @app.command(name="list")
-def list_cycles(home: HomeOption = None, as_json: JsonOption = False, limit: int = 20) -> None:
+def list_cycles(
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many, at most.")] = 20,
+) -> None:
     """List the newest cycles."""
     with connect(settings_of(home)) as client:
         found = client.cycles(limit=limit)
@@ -69,16 +74,16 @@ def list_cycles(home: HomeOption = None, as_json: JsonOption = False, limit: int
     print_table("Cycles", ["id", "state", "role", "started (UTC)", "why"], rows)
 
 
-@app.command()
-def show(cycle_id: str, home: HomeOption = None, as_json: JsonOption = False) -> None:
+@app.command(epilog="Example: everswarm cycle show 01234567-89ab-7cde-8f01-23456789abcd --json")
+def show(cycle_id: CycleId, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show one cycle, stage by stage."""
     with connect(settings_of(home)) as client:
         cycle = client.cycle(cycle_id)
     print_json(cycle) if as_json else print_cycle(cycle)
 
 
-@app.command()
-def retry(cycle_id: str, home: HomeOption = None, as_json: JsonOption = False) -> None:
+@app.command(epilog="Example: everswarm cycle retry 01234567-89ab-7cde-8f01-23456789abcd")
+def retry(cycle_id: CycleId, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Go on with a failed or cancelled cycle; finished stages are kept."""
     with connect(settings_of(home)) as client:
         client.retry_cycle(cycle_id)
@@ -88,8 +93,8 @@ def retry(cycle_id: str, home: HomeOption = None, as_json: JsonOption = False) -
         raise typer.Exit(1)
 
 
-@app.command()
-def cancel(cycle_id: str, home: HomeOption = None) -> None:
+@app.command(epilog="Example: everswarm cycle cancel 01234567-89ab-7cde-8f01-23456789abcd")
+def cancel(cycle_id: CycleId, home: HomeOption = None) -> None:
     """End a running cycle."""
     with connect(settings_of(home)) as client:
         client.cancel_cycle(cycle_id)
@@ -98,7 +103,12 @@ def cancel(cycle_id: str, home: HomeOption = None) -> None:
 
 def watch(client: EverswarmClient, cycle_id: str, *, quiet: bool = False) -> Cycle:
     """Follow a cycle to its end with a bar a stage; a server that restarts meanwhile is waited for."""
-    columns = (TextColumn("{task.description:<9}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
     silent_since: float | None = None
     with Progress(*columns, console=console, disable=quiet) as progress:
         bars: dict[str, TaskID] = {}

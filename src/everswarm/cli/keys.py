@@ -51,8 +51,11 @@ def list_keys(home: HomeOption = None, as_json: JsonOption = False) -> None:
     print_table("Keys", ["id", "scope", "label", "made (UTC)", "state"], rows)
 
 
-@app.command()
-def revoke(key_id: str, home: HomeOption = None) -> None:
+@app.command(epilog="Example: everswarm keys revoke 01234567-89ab-7cde-8f01-23456789abcd")
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="Id of the key, as `everswarm keys list` shows it.")],
+    home: HomeOption = None,
+) -> None:
     """End a key, at once and for good."""
     with connect(settings_of(home)) as client:
         client.revoke_key(key_id)

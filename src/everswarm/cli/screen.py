@@ -11,6 +11,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 PAGE_COLUMNS = 132  # where no terminal says how wide it is
 console = Console(highlight=False, width=None if sys.stdout.isatty() else PAGE_COLUMNS)
@@ -41,7 +42,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         number = column.startswith("#")
         table.add_column(column.lstrip("#"), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))  # as it is: people's words may have brackets in them
     console.print(table)
 
 

@@ -64,9 +64,13 @@ def run_server(settings: Settings, *, start_worker: bool) -> None:
         from everswarm.server.home import HomeLock
     except ImportError as error:
         raise MissingExtraError("The server", "server") from error
-    listening = listen(settings.host, settings.port)
+    try:
+        listening = listen(settings.host, settings.port)
+    except ConfigurationError:
+        with HomeLock(settings.home, address="(starting)"):  # says more where our own server has the port
+            raise
     url = f"http://{_host_for_url(settings.host)}:{listening.getsockname()[1]}"
-    with HomeLock(settings.home, address=url):
+    with listening, HomeLock(settings.home, address=url):
         keys = make_keys(settings)
         announce(settings, url=url, key=keys.cli)
         worker = LocalWorker(server=url, key=keys.worker, home=settings.home) if start_worker else None
@@ -78,7 +82,7 @@ def run_server(settings: Settings, *, start_worker: bool) -> None:
         try:
             server.run(sockets=[listening])
         finally:
-            if worker is not None and worker.child is not None:
+            if worker is not None:
                 worker.stop()
             console.print("stopped; an unfinished cycle goes on at the next start")
 
@@ -107,7 +111,9 @@ def welcome(settings: Settings, *, url: str, keys: Keys, with_worker: bool) -> N
     if keys.sign_in:
         console.print("\nSign in with this link. It is shown this once; whoever has it is an administrator:")
         console.print(f"  {url}/#key={keys.sign_in}\n", markup=False, soft_wrap=True)
-    if with_worker and not training_is_installed():
+    if not with_worker:
+        console.print("Cycles wait for a worker from elsewhere: everswarm worker (EVERSWARM_SERVER, EVERSWARM_KEY).")
+    elif not training_is_installed():
         console.print(
             "No training worker here: install it with pip install 'everswarm[training]', or start one elsewhere with "
             "everswarm worker. Cycles wait for it.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 from everswarm.processes import start_python_child, stop_child
@@ -35,13 +36,15 @@ class LocalWorker:
     def stop(self) -> None:
         """End it; the stage that it was at goes on with the next worker."""
         self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()  # first, so that it starts no new one behind our back
         if self.child is not None:
             stop_child(self.child)
-        self._thread.join()
 
     def _supervise(self) -> None:
         pause_seconds = FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
+            started = time.monotonic()
             with self.log_path.open("a", encoding="utf-8") as log:
                 self.child = start_python_child(
                     ["-m", "everswarm.cli.main", "worker", "--local"],
@@ -53,4 +56,5 @@ class LocalWorker:
                     pass
             if self._stopping.wait(pause_seconds):
                 return
-            pause_seconds = min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)
+            lived_long = time.monotonic() - started > 2 * LONGEST_PAUSE_SECONDS
+            pause_seconds = FIRST_PAUSE_SECONDS if lived_long else min(pause_seconds * 2, LONGEST_PAUSE_SECONDS)

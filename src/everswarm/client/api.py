@@ -194,7 +194,7 @@ def unreachable(base_url: str, error: Exception) -> UnavailableError:
     """Say in words that nobody answers."""
     reason = str(error) or type(error).__name__
     return UnavailableError(
-        f"The server at {base_url} does not answer ({reason}). Is it running? Start it with: everswarm serve"
+        f"The server at {base_url} does not answer ({reason}). Is it running? Start it with: everswarm serve."
     )
 
 

@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from everswarm.errors import StageFailedError
 from everswarm.schemas.adapter import Adapter, ExportedAdapter
 from everswarm.schemas.artifact import ArtifactKind
 from everswarm.schemas.base import Record
@@ -237,8 +238,17 @@ def pack(folder: Path, archive: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Take a checkpoint folder out of its tar file; names that leave the folder are refused."""
+    """Take a checkpoint folder out of its tar file.
+
+    Raises:
+        StageFailedError: a name or a link leaves the folder, or it is no tar file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    except tarfile.TarError as error:
+        raise StageFailedError(
+            f"The checkpoint {archive.name} cannot be unpacked: {error}. Begin this stage anew: everswarm cycle retry"
+        ) from error
     return folder

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +31,8 @@ def main() -> int:
     def emit(line: dict[str, Any]) -> None:
         lines.write(json.dumps(line) + "\n")
 
-    job = Job.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    settings = load_settings()
-    os.environ.setdefault("OMP_NUM_THREADS", str(settings.worker.threads))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from everswarm.training.pipeline import run_stage
-    from everswarm.training.workspace import HttpWorkspace
-
-    folder = Path(os.environ["EVERSWARM_STAGE_FOLDER"])
     try:
-        with contextlib.closing(client_from_environment(timeout_seconds=300.0)) as client:
-            workspace = HttpWorkspace(
-                client, folder=folder / "scratch", cache=folder.parent.parent / "cache", emit=emit
-            )
-            record = run_stage(job, workspace, settings)
-        emit(
-            {
-                "result": record.model_dump(mode="json"),
-                "uploaded_bytes": workspace.uploaded_bytes,
-                "downloaded_bytes": workspace.downloaded_bytes,
-            }
-        )
+        emit(run(Job.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")), emit))
     except EverswarmError as error:
         # a full disk or a server that is away may mend; the same input gives the same refusal
         emit({"error": str(error), "final": not isinstance(error, UnavailableError | NoSpaceError)})
@@ -60,6 +42,27 @@ def main() -> int:
         emit({"error": f"{type(error).__name__}: {error}", "final": False})
         return 1
     return 0
+
+
+def run(job: Job, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Do the stage; return its last line."""
+    settings = load_settings()
+    os.environ.setdefault("OMP_NUM_THREADS", str(settings.worker.threads))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from everswarm.training.pipeline import run_stage
+    from everswarm.training.workspace import HttpWorkspace
+
+    folder = Path(os.environ["EVERSWARM_STAGE_FOLDER"])
+    with contextlib.closing(client_from_environment(timeout_seconds=300.0)) as client:
+        workspace = HttpWorkspace(
+            client, folder=folder / "scratch", cache=Path(os.environ["EVERSWARM_STAGE_CACHE"]), emit=emit
+        )
+        record = run_stage(job, workspace, settings)
+    return {
+        "result": record.model_dump(mode="json"),
+        "uploaded_bytes": workspace.uploaded_bytes,
+        "downloaded_bytes": workspace.downloaded_bytes,
+    }
 
 
 if __name__ == "__main__":

@@ -20,13 +20,22 @@ from pathlib import Path
 from typing import Any
 
 from everswarm.client import EverswarmClient
-from everswarm.errors import ConflictError, EverswarmError, UnauthorizedError, UnavailableError
+from everswarm.errors import (
+    ConflictError,
+    EverswarmError,
+    ForbiddenError,
+    NotFoundError,
+    UnauthorizedError,
+    UnavailableError,
+)
 from everswarm.processes import Usage, reap_child, start_python_child
 from everswarm.schemas.job import Beat, JobDone, JobFailed, Lease, LeaseRequest, Progress, Spent
 
 log = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0  # between two questions for work
+TRIES_BETWEEN_STAGES = 3  # with `once`: the server queues the next stage a moment after the last
 SHORTEST_BEAT_SECONDS = 0.5  # progress is sent at most this often
+EXIT_SECONDS = 10.0  # for a child that has said its last word
 
 
 @dataclass
@@ -53,10 +62,11 @@ class Worker:
     def run(self, *, once: bool = False) -> None:
         """Work until `stopping` is set; with `once`, until there is nothing to do."""
         self.on_event(f"worker {self.worker_id} asks {self.client.base_url} for work")
+        patience = 0
         while not self.stopping.is_set():
             try:
                 lease = self.client.lease(LeaseRequest(worker_id=self.worker_id))
-            except UnauthorizedError:
+            except (UnauthorizedError, ForbiddenError):  # waiting does not mend a key
                 raise
             except EverswarmError as error:  # the server restarts: it will be back
                 log.warning("%s", error)
@@ -65,23 +75,26 @@ class Worker:
                     raise
             if lease is not None:
                 self._do(lease)
-            elif once:
+                patience = TRIES_BETWEEN_STAGES
+            elif once and not patience:
                 return
             else:
+                patience = max(patience - 1, 0)
                 self.stopping.wait(IDLE_SECONDS)
 
     def _do(self, lease: Lease) -> None:
         job = lease.job
         self.on_event(f"{job.stage} of cycle {job.cycle_id}, try {job.attempt}")
-        folder = self.home / "jobs" / job.id
+        folder = self.home / "jobs" / self.worker_id / job.id
         shutil.rmtree(folder, ignore_errors=True)  # what a killed try left half-written
         folder.mkdir(parents=True)
         started = time.monotonic()
         (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
         try:
             outcome, usage = self._run_child(lease, folder)
-        except ConflictError as error:
+        except (ConflictError, NotFoundError) as error:
             self.on_event(f"dropped {job.id}: {error}")
+            shutil.rmtree(folder, ignore_errors=True)
             return
         if self.stopping.is_set() and outcome.result is None:
             return  # we were asked to stop: the lease runs out, or we ask again
@@ -96,11 +109,17 @@ class Worker:
         shutil.rmtree(folder, ignore_errors=True)
 
     def _run_child(self, lease: Lease, folder: Path) -> tuple[Outcome, Usage]:
-        """Run the stage's process; beat while it lives. Raises ConflictError when the lease is lost."""
+        """Run the stage's process; beat while it lives.
+
+        Raises:
+            ConflictError: the lease is lost; the process has been ended.
+            NotFoundError: the server does not know the job any more; the same.
+        """
         environment = {
             "EVERSWARM_SERVER": self.client.base_url,
             "EVERSWARM_KEY": self.client.key or "",
             "EVERSWARM_STAGE_FOLDER": str(folder),
+            "EVERSWARM_STAGE_CACHE": str(self.home / "cache"),
         }
         with (folder / "stage.log").open("w", encoding="utf-8") as stderr:
             child = start_python_child(
@@ -111,10 +130,13 @@ class Worker:
             )
             lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
             threading.Thread(target=_read_lines, args=(child, lines), daemon=True).start()
+            patience_seconds = 0.0
             try:
                 outcome = self._listen(lease, lines)
+                if not self.stopping.is_set():
+                    patience_seconds = EXIT_SECONDS
             finally:
-                usage = reap_child(child, patience_seconds=1.0)
+                usage = reap_child(child, patience_seconds=patience_seconds)
         if outcome.result is None and outcome.error is None:
             outcome.error = (
                 f"The process of stage {lease.job.stage} ended with code {child.returncode} without a word. "
@@ -124,7 +146,8 @@ class Worker:
 
     def _listen(self, lease: Lease, lines: queue.Queue[dict[str, Any] | None]) -> Outcome:
         outcome = Outcome()
-        progress: Progress | None = None
+        progress: Progress | None = None  # this and the checkpoint wait here until the server has them
+        checkpoint: dict[str, Any] | None = None
         last_beat = time.monotonic()
         while not self.stopping.is_set():
             try:
@@ -136,22 +159,29 @@ class Worker:
             outcome = _merge(outcome, line)
             if "progress" in line:
                 progress = Progress.model_validate(line["progress"])
-            checkpoint = line.get("checkpoint")
+            checkpoint = line.get("checkpoint") or checkpoint
             age = time.monotonic() - last_beat
-            if checkpoint or age > lease.beat_every_seconds or (progress and age > SHORTEST_BEAT_SECONDS):
-                self._beat(lease, Beat(token=lease.token, progress=progress, checkpoint=checkpoint))
-                progress, last_beat = None, time.monotonic()
+            waiting = (progress or checkpoint) and age > SHORTEST_BEAT_SECONDS
+            if "checkpoint" in line or waiting or age > lease.beat_every_seconds:
+                if self._beat(lease, Beat(token=lease.token, progress=progress, checkpoint=checkpoint)):
+                    progress, checkpoint = None, None
+                last_beat = time.monotonic()
         return outcome
 
-    def _beat(self, lease: Lease, beat: Beat) -> None:
+    def _beat(self, lease: Lease, beat: Beat) -> bool:
+        """Say that we are still at it; return whether the server heard it."""
         try:
             self.client.beat(lease.job.id, beat)
-        except UnavailableError as error:  # the lease outlives a restart of the server
+        except (ConflictError, NotFoundError, UnauthorizedError, ForbiddenError):
+            raise
+        except EverswarmError as error:  # the lease outlives a restart of the server
             log.warning("beat not delivered: %s", error)
+            return False
+        return True
 
     def _hand_in(self, lease: Lease, outcome: Outcome, spent: Spent) -> None:
         """Deliver the record, however long the server is away; the lease decides whether it still counts."""
-        while not self.stopping.is_set():
+        while True:
             try:
                 if outcome.result is not None:
                     self.client.job_done(lease.job.id, JobDone(token=lease.token, result=outcome.result, spent=spent))
@@ -161,8 +191,10 @@ class Worker:
                     self.client.job_failed(lease.job.id, JobFailed(token=lease.token, error=error, final=outcome.final))
                     self.on_event(f"{lease.job.stage} failed: {error}")
                 return
-            except UnavailableError:
-                self.stopping.wait(IDLE_SECONDS)
+            except UnavailableError as error:
+                log.warning("%s of %s not delivered yet: %s", lease.job.stage, lease.job.cycle_id, error)
+                if self.stopping.wait(IDLE_SECONDS):
+                    return
             except EverswarmError as error:
                 self.on_event(f"the server did not take {lease.job.id}: {error}")
                 return
@@ -170,11 +202,12 @@ class Worker:
 
 def _read_lines(child: subprocess.Popen[str], lines: queue.Queue[dict[str, Any] | None]) -> None:
     assert child.stdout is not None
-    for text in child.stdout:
-        try:
-            lines.put(json.loads(text))
-        except ValueError:
-            log.warning("the stage printed what is not JSON: %s", text.rstrip()[:200])
+    with child.stdout as output:
+        for text in output:
+            try:
+                lines.put(json.loads(text))
+            except ValueError:
+                log.warning("the stage printed what is not JSON: %s", text.rstrip()[:200])
     lines.put(None)
 
 

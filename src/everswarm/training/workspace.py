@@ -5,6 +5,7 @@ A stage knows neither HTTP nor the other stages; it knows a workspace.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -57,7 +58,7 @@ class LocalWorkspace:
     def store(self, path: Path, *, kind: ArtifactKind) -> Artifact:
         """Copy the file into the store."""
         artifact = describe(path, kind=kind)
-        keep(path, self.store_folder / artifact.sha256)
+        keep(path, self.store_folder / artifact.sha256, link=False)  # the stage may write to `path` again
         return artifact
 
     def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -116,13 +117,16 @@ def describe(path: Path, *, kind: ArtifactKind) -> Artifact:
     return Artifact(sha256=sha256, size_bytes=path.stat().st_size, kind=kind, name=path.name)
 
 
-def keep(path: Path, place: Path) -> None:
-    """Put the file at `path` also at `place`: a link where the file system can, else a copy, in one step."""
+def keep(path: Path, place: Path, *, link: bool = True) -> None:
+    """Put the file at `path` also at `place`, in one step: a link if it may be one and can be, else a copy."""
     if place.exists():
         return
     temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
-    try:
-        os.link(path, temporary)
-    except OSError:
+    linked = False
+    if link:
+        with contextlib.suppress(OSError):  # another file system, or one without links
+            os.link(path, temporary)
+            linked = True
+    if not linked:
         shutil.copyfile(path, temporary)
     temporary.replace(place)

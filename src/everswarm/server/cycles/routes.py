@@ -8,15 +8,24 @@ from fastapi import APIRouter, Body, Depends, Query, Response
 from pydantic import ValidationError
 
 from everswarm.errors import BadRequestError
-from everswarm.schemas.job import Beat, Cycle, CycleParameters, JobDone, JobFailed, Lease, LeaseRequest
+from everswarm.schemas.job import (
+    Beat,
+    Cycle,
+    CycleParameters,
+    JobDone,
+    JobFailed,
+    Lease,
+    LeaseRequest,
+    Stage,
+    StageStatus,
+)
 from everswarm.schemas.server import Scope
-from everswarm.server.auth.service import require
+from everswarm.server.auth import Principal, PrincipalDep, require
 from everswarm.server.cycles import jobs
 from everswarm.server.cycles.service import CyclesDep
 
 router = APIRouter(tags=["cycles"])
 admin = [Depends(require(Scope.ADMIN))]
-anyone = [Depends(require(Scope.USER, Scope.DEVICE, Scope.WORKER))]
 worker = [Depends(require(Scope.WORKER))]
 
 
@@ -36,16 +45,18 @@ def start_cycle(cycles: CyclesDep, wish: Annotated[dict[str, Any] | None, Body()
     return cycles.request_cycle(parameters, trigger=trigger)
 
 
-@router.get("/api/cycles", dependencies=anyone)
-def list_cycles(cycles: CyclesDep, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> list[Cycle]:
+@router.get("/api/cycles")
+def list_cycles(
+    cycles: CyclesDep, principal: PrincipalDep, limit: Annotated[int, Query(ge=1, le=200)] = 20
+) -> list[Cycle]:
     """The newest cycles, newest first."""
-    return cycles.recent(limit=limit)
+    return [_readable(cycle, principal) for cycle in cycles.recent(limit=limit)]
 
 
-@router.get("/api/cycles/{cycle_id}", dependencies=anyone)
-def show_cycle(cycles: CyclesDep, cycle_id: str) -> Cycle:
+@router.get("/api/cycles/{cycle_id}")
+def show_cycle(cycles: CyclesDep, principal: PrincipalDep, cycle_id: str) -> Cycle:
     """One cycle with its stages."""
-    return cycles.cycle(cycle_id)
+    return _readable(cycles.cycle(cycle_id), principal)
 
 
 @router.post("/api/cycles/{cycle_id}/retry", dependencies=admin)
@@ -87,3 +98,17 @@ def job_done(cycles: CyclesDep, job_id: str, done: JobDone) -> None:
 def job_failed(cycles: CyclesDep, job_id: str, failed: JobFailed) -> None:
     """Say why the stage did not succeed."""
     jobs.fail(cycles.database, job_id, failed, limits=cycles.settings.worker)
+
+
+def _readable(cycle: Cycle, principal: Principal) -> Cycle:
+    """Records name people and quote what they asked: users and devices see the scores and nothing else of them."""
+    if principal.scope in (Scope.ADMIN, Scope.WORKER):
+        return cycle
+    return cycle.model_copy(update={"stages": [_without_people(stage) for stage in cycle.stages]})
+
+
+def _without_people(status: StageStatus) -> StageStatus:
+    result = status.result
+    if status.stage == Stage.EVALUATE and result is not None:
+        return status.model_copy(update={"result": {**result, "answers": []}})
+    return status.model_copy(update={"result": None})

@@ -11,11 +11,11 @@ from fastapi import APIRouter, Depends, Header, Request, Response, status
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
 
-from everswarm.errors import NoSpaceError
+from everswarm.errors import ForbiddenError, NoSpaceError
 from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.base import Sha256
 from everswarm.schemas.server import Scope
-from everswarm.server.auth import require
+from everswarm.server.auth import Principal, PrincipalDep, require
 from everswarm.server.registry.service import (
     CHUNK_BYTES,
     MAX_ARTIFACT_BYTES,
@@ -26,6 +26,7 @@ from everswarm.server.registry.service import (
 )
 
 CACHE_CONTROL = "private, max-age=31536000, immutable"
+SHIPPED_KINDS = (ArtifactKind.BASE_GGUF, ArtifactKind.ADAPTER_GGUF)
 _ONE_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 router = APIRouter(prefix="/api/artifacts", tags=["artifacts"])
@@ -37,11 +38,11 @@ class ArtifactFile(FileResponse):
     chunk_size = CHUNK_BYTES
 
 
-@router.head("/{sha256}", include_in_schema=False, dependencies=[Depends(require(*Scope))])
-@router.get("/{sha256}", response_class=FileResponse, dependencies=[Depends(require(*Scope))])
-def download_artifact(store: ArtifactsDep, request: Request, sha256: Sha256) -> Response:
+@router.head("/{sha256}", include_in_schema=False)
+@router.get("/{sha256}", response_class=FileResponse)
+def download_artifact(store: ArtifactsDep, principal: PrincipalDep, request: Request, sha256: Sha256) -> Response:
     """The file. `Range` resumes a download, `If-None-Match` asks whether it must be sent at all."""
-    artifact = store.get(sha256)
+    artifact = _readable(store.get(sha256), principal)
     etag = f'"sha256-{sha256}"'
     headers = {"ETag": etag, "Cache-Control": CACHE_CONTROL}
     if _names(request.headers.get("if-none-match", ""), etag):
@@ -52,10 +53,10 @@ def download_artifact(store: ArtifactsDep, request: Request, sha256: Sha256) -> 
     return _stream(store, artifact, request, headers)
 
 
-@router.get("/{sha256}/meta", dependencies=[Depends(require(*Scope))])
-def describe_artifact(store: ArtifactsDep, sha256: Sha256) -> Artifact:
+@router.get("/{sha256}/meta")
+def describe_artifact(store: ArtifactsDep, principal: PrincipalDep, sha256: Sha256) -> Artifact:
     """Size, kind and name of the file."""
-    return store.get(sha256)
+    return _readable(store.get(sha256), principal)
 
 
 @router.put(
@@ -113,6 +114,16 @@ async def _pieces(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 async def _read_to_end(body: AsyncIterator[bytes]) -> None:
     async for _ in body:
         pass
+
+
+def _readable(artifact: Artifact, principal: Principal) -> Artifact:
+    """Snapshots and datasets hold what people wrote: only administrators and workers read more than what ships."""
+    if principal.scope in (Scope.USER, Scope.DEVICE) and artifact.kind not in SHIPPED_KINDS:
+        raise ForbiddenError(
+            f"This artifact is a {artifact.kind.value}; a {principal.scope.value} key may fetch "
+            f"{' and '.join(kind.value for kind in SHIPPED_KINDS)} only. Use an admin key."
+        )
+    return artifact
 
 
 def _names(if_none_match: str, etag: str) -> bool:

@@ -1,0 +1,146 @@
+"""Where settings come from, which of them wins, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from everswarm.errors import ConfigurationError
+from everswarm.settings import EMBEDDED_MODEL, load_settings
+
+WriteToml = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def write_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteToml:
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.toml"
+        path.write_text(text, encoding="utf-8")
+        monkeypatch.setenv("EVERSWARM_CONFIG", str(path))
+        return path
+
+    return write
+
+
+def refusal() -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_nothing_set_gives_the_embedded_profile_on_loopback_without_any_secret() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.engine.model) == ("127.0.0.1", 8000, EMBEDDED_MODEL)
+    assert settings.endpoints == []
+
+
+def test_state_lies_in_home_unless_moved_out(tmp_path: Path) -> None:
+    inside = load_settings(home=tmp_path)
+    assert inside.sqlalchemy_url == f"sqlite:///{tmp_path / 'everswarm.sqlite'}"
+    assert inside.artifacts_root == str(tmp_path / "artifacts")
+    moved = load_settings(home=tmp_path, database_url="postgresql://db/x", artifacts_url="s3://bucket")
+    assert (moved.sqlalchemy_url, moved.artifacts_root) == ("postgresql://db/x", "s3://bucket")
+
+
+def test_toml_of_this_folder_is_read_when_no_other_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERSWARM_CONFIG")
+    (tmp_path / "everswarm.toml").write_text("port = 9100\n", encoding="utf-8")
+    assert load_settings().port == 9100
+
+
+def test_argument_wins_over_variable_over_dotenv_over_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_toml: WriteToml
+) -> None:
+    write_toml("port = 1\nhost = 'toml'\nmax_body_bytes = 2000\n[worker]\nthreads = 3\nattempts = 7\n")
+    (tmp_path / ".env").write_text("EVERSWARM_PORT=2\nEVERSWARM_HOST=dotenv\nOTHER_PROGRAM=x\n", encoding="utf-8")
+    monkeypatch.setenv("EVERSWARM_PORT", "3")
+    monkeypatch.setenv("EVERSWARM_WORKER__THREADS", "4")
+
+    settings = load_settings(port=5)
+
+    assert settings.port == 5
+    assert load_settings().port == 3
+    assert (settings.host, settings.max_body_bytes) == ("dotenv", 2000)
+    assert (settings.worker.threads, settings.worker.attempts) == (4, 7)
+
+
+def test_an_argument_that_is_none_leaves_the_setting_alone(write_toml: WriteToml) -> None:
+    write_toml("port = 9100\n")
+    assert load_settings(port=None).port == 9100
+
+
+def test_endpoints_are_read_from_toml_and_from_a_variable(
+    monkeypatch: pytest.MonkeyPatch, write_toml: WriteToml
+) -> None:
+    write_toml("[[endpoints]]\nname = 'a'\nbase_url = 'http://127.0.0.1:1/v1'\nmodel = 'm'\n")
+    assert [endpoint.name for endpoint in load_settings().endpoints] == ["a"]
+    monkeypatch.setenv("EVERSWARM_ENDPOINTS", '[{"name": "b", "base_url": "http://127.0.0.1:2/v1", "model": "m"}]')
+    assert [endpoint.name for endpoint in load_settings().endpoints] == ["b"]
+
+
+def test_broken_toml_names_the_file_and_the_line(write_toml: WriteToml) -> None:
+    path = write_toml("port = 9000\nhost = \n")
+    message = refusal()
+    assert str(path) in message
+    assert "line 2" in message
+
+
+def test_misspelt_name_in_toml_is_refused_with_the_name_that_was_meant(write_toml: WriteToml) -> None:
+    path = write_toml("prot = 9000\n")
+    message = refusal()
+    assert message.startswith(f"{path} has 'prot', which is not a setting. Did you mean 'port'? The settings are: ")
+    assert "models_dir" in message
+
+
+def test_misspelt_section_in_toml_is_refused(write_toml: WriteToml) -> None:
+    write_toml("[engines]\nthreads = 2\n")
+    assert "Did you mean 'engine'?" in refusal()
+
+
+@pytest.mark.parametrize("text", ["[engine]\nthread = 2\n", "engine = {thread = 2}\n"])
+def test_misspelt_name_in_a_section_is_refused(write_toml: WriteToml, text: str) -> None:
+    write_toml(text)
+    assert "engine.thread: is not a setting" in refusal()
+
+
+def test_misspelt_name_in_a_section_is_refused_in_a_variable_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSWARM_WORKER__THREAD", "2")
+    assert "worker.thread: is not a setting" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("EVERSWARM_PORT", "70000", "port: Input should be less than or equal to 65535, not '70000'"),
+        ("EVERSWARM_PORT", "many", "port: Input should be a valid integer"),
+        ("EVERSWARM_ENGINE__THREADS", "0", "engine.threads: Input should be greater than or equal to 1, not '0'"),
+        ("EVERSWARM_CYCLE__MINIMUM_EXAMPLES", "1", "cycle.minimum_examples"),
+    ],
+)
+def test_wrong_value_is_named_with_its_limit(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:
+    monkeypatch.setenv(name, value)
+    message = refusal()
+    assert told in message
+    assert "everswarm.toml or as EVERSWARM_* variables" in message
+
+
+def test_variable_that_should_hold_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSWARM_ENDPOINTS", "ollama")
+    message = refusal()
+    assert '"endpoints"' in message
+    assert "JSON" in message
+
+
+def test_all_wrong_values_are_told_at_once(write_toml: WriteToml) -> None:
+    write_toml("port = -1\n[worker]\nthreads = 0\n")
+    message = refusal()
+    assert "port:" in message
+    assert "worker.threads:" in message
