@@ -22,9 +22,15 @@ def print_cycle(cycle: Cycle) -> None:
     evaluation = evaluation_of(cycle)
     if evaluation is not None:
         print_scores(evaluation)
+    print_outcome(cycle)
+
+
+def print_outcome(cycle: Cycle) -> None:
+    """Print how the cycle ended, in the gate's own words where it spoke."""
     color = {"released": "green", "held": "yellow", "failed": "red"}.get(cycle.state, "white")
-    console.print(f"[bold {color}]{cycle.state}[/] ", end="")
-    console.print(cycle.reason or "", markup=False)
+    spoke = cycle.state in {"released", "held"}
+    words = cycle.reason if spoke and cycle.reason else ": ".join(filter(None, (cycle.state, cycle.reason)))
+    console.print(words, style=f"bold {color}", markup=False)
 
 
 def evaluation_of(cycle: Cycle) -> Evaluation | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from everswarm.cli.cycle_table import evaluation_of, print_scores, stage_row
+from everswarm.cli.cycle_table import evaluation_of, print_outcome, print_scores, stage_row
 from everswarm.cli.screen import console, print_table, seconds, size
 from everswarm.schemas.job import Cycle
 
@@ -87,9 +87,7 @@ def print_report(report: DemoReport) -> None:
         )
     _print_bytes(report)
     if report.cycle is not None:
-        color = {"released": "green", "held": "yellow"}.get(report.cycle.state, "red")
-        console.print(f"[bold {color}]{report.cycle.state}[/]: ", end="")
-        console.print(report.cycle.reason or "", markup=False)
+        print_outcome(report.cycle)
     _print_cost(report)
 
 
