@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,26 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 LOOPBACK = ("127.", "::1", "localhost")
+REQUIRED_MARKS = {name.strip() for name in os.environ.get("EVERSWARM_REQUIRE", "").split(",") if name.strip()}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a mark that no test can have."""
+    known = {line.split(":")[0].strip() for line in config.getini("markers")}
+    if unknown := REQUIRED_MARKS - known:
+        raise pytest.UsageError(f"EVERSWARM_REQUIRE names {sorted(unknown)}; the marks are {sorted(known)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail instead of skipping what carries a mark in EVERSWARM_REQUIRE: there everything that it needs must be."""
+    report = yield
+    required = sorted(REQUIRED_MARKS.intersection(mark.name for mark in item.iter_markers()))
+    if report.skipped and required and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{reason}; EVERSWARM_REQUIRE={','.join(required)} allows no such skip"
+    return report
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +42,8 @@ def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         if name.startswith("EVERSWARM_") and name != "EVERSWARM_MODELS_DIR":
             monkeypatch.delenv(name)
     monkeypatch.setenv("EVERSWARM_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("EVERSWARM_CONFIG", str(tmp_path / "no-everswarm.toml"))
+    (tmp_path / "everswarm.toml").touch()
+    monkeypatch.setenv("EVERSWARM_CONFIG", str(tmp_path / "everswarm.toml"))
 
 
 @pytest.fixture(autouse=True)

@@ -144,3 +144,9 @@ def test_all_wrong_values_are_told_at_once(write_toml: WriteToml) -> None:
     message = refusal()
     assert "port:" in message
     assert "worker.threads:" in message
+
+
+def test_file_that_the_environment_names_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVERSWARM_CONFIG", str(tmp_path / "gone.toml"))
+    with pytest.raises(ConfigurationError, match=r"EVERSWARM_CONFIG names .*gone\.toml, and there is no such file"):
+        load_settings()

@@ -33,6 +33,7 @@ class EngineSettings(Section):
     model: str = EMBEDDED_MODEL
     threads: int = Field(default=1, ge=1)  # 2 spinning threads on 2 busy cores are slower than 1
     context_tokens: int = Field(default=4096, ge=512)  # shared by the parallel slots
+    answer_tokens: int = Field(default=1024, ge=1)  # where a request sets no max_tokens: small models may never stop
     parallel: int = Field(default=2, ge=1)  # requests answered side by side
 
 
@@ -116,7 +117,12 @@ def _read_toml(settings_cls: type[BaseSettings]) -> TomlConfigSettingsSource:
     Raises:
         ConfigurationError: it is not TOML, cannot be opened, or has a name that is not a setting.
     """
-    path = Path(os.environ.get("EVERSWARM_CONFIG", "everswarm.toml"))
+    named = os.environ.get("EVERSWARM_CONFIG")
+    path = Path(named or "everswarm.toml")
+    if named and not path.exists():
+        raise ConfigurationError(
+            f"EVERSWARM_CONFIG names {path}, and there is no such file. Mend the variable or unset it."
+        )
     try:
         source = TomlConfigSettingsSource(settings_cls, path)
     except ValueError as error:

@@ -74,7 +74,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with log.open("w", encoding="utf-8") as output:
         child = start_python_child(
             ["-m", "everswarm.cli.main", "serve", "--no-worker", "--port", "0", "--home", str(home)],
-            environment={"EVERSWARM_ENGINE__ENABLED": "false", "EVERSWARM_CONFIG": str(home / "none.toml")},
+            environment={"EVERSWARM_ENGINE__ENABLED": "false", "EVERSWARM_CONFIG": os.devnull},
             stdout=output,
             stderr=output,
         )

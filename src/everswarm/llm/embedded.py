@@ -35,6 +35,7 @@ class EmbeddedEngine:
         threads: int,
         context_tokens: int,
         parallel: int,
+        answer_tokens: int = -1,
         adapter: Path | None = None,
         log_path: Path | None = None,
     ) -> None:
@@ -46,6 +47,7 @@ class EmbeddedEngine:
             threads: of computation.
             context_tokens: shared by the parallel slots.
             parallel: requests answered side by side.
+            answer_tokens: limit on an answer where the request sets none; -1 for no limit but the context.
             adapter: LoRA GGUF, applied unless a request says `"lora": [{"id": 0, "scale": 0}]`.
             log_path: where llama.cpp's complaints go; nowhere without it.
         """
@@ -53,6 +55,7 @@ class EmbeddedEngine:
         self._log_path = log_path
         self._arguments = ["-m", "everswarm.llm.engine_child", "--model", str(model_path), "--name", model]
         self._arguments += ["--threads", str(threads), "--context", str(context_tokens), "--parallel", str(parallel)]
+        self._arguments += ["--answer-tokens", str(answer_tokens)]
         self._arguments += ["--adapter", str(adapter)] if adapter is not None else []
         self._changed = threading.Condition()  # guards the fields below
         self._state = STARTING

@@ -41,6 +41,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--context", type=int, required=True, help="tokens, shared by the parallel slots")
     parser.add_argument("--parallel", type=int, required=True, help="requests answered side by side")
+    parser.add_argument("--answer-tokens", type=int, default=-1, help="limit where a request sets none; -1: no limit")
     parser.add_argument("--adapter", type=Path, help="LoRA GGUF; a request's `lora` sets its scale")
     return parser.parse_args()
 
@@ -60,6 +61,7 @@ def _parameters(arguments: argparse.Namespace) -> Any:
     parameters.verbosity = QUIET
     parameters.n_ctx = arguments.context
     parameters.n_parallel = arguments.parallel
+    parameters.n_predict = arguments.answer_tokens
     parameters.kv_unified = True  # one long conversation may use the context that the others leave free
     parameters.cache_ram_mib = 0  # by default it keeps old prompts in up to 8 GB
     parameters.fit_params = False

@@ -17,6 +17,7 @@ from everswarm.server.auth.routes import router as auth_router
 from everswarm.server.cycles.routes import router as cycles_router
 from everswarm.server.cycles.service import CycleService
 from everswarm.server.database import Database
+from everswarm.server.edge.api_docs import serve_api_docs
 from everswarm.server.edge.body_limit import BodyLimit
 from everswarm.server.edge.browser_headers import BrowserHeaders, content_policy
 from everswarm.server.edge.problems import PROBLEM_RESPONSES, install_error_handlers
@@ -63,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=everswarm.__version__,
         description="A self-hosted swarm of open language models that trains itself.",
         openapi_tags=TAGS,
-        docs_url=DOCS_PATH,
+        docs_url=None,
         redoc_url=None,
         responses=PROBLEM_RESPONSES,
         lifespan=_lifespan,
@@ -108,7 +109,8 @@ async def _cycles_running(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _serve_page(app: FastAPI) -> None:
-    """Serve the page at `/` and its files at `/static`."""
+    """Serve the page at `/`, its files at `/static`, and the documentation of the API."""
+    serve_api_docs(app, path=DOCS_PATH)
     index = STATIC / "index.html"
     page = index.read_text(encoding="utf-8") if index.is_file() else ""
     app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
@@ -117,4 +119,4 @@ def _serve_page(app: FastAPI) -> None:
     def show_page() -> FileResponse:
         return FileResponse(index, headers={"Cache-Control": "no-cache"})
 
-    app.add_middleware(BrowserHeaders, policy=content_policy(page), docs_path=DOCS_PATH)
+    app.add_middleware(BrowserHeaders, policy=content_policy(page))

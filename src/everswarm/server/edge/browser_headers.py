@@ -10,7 +10,6 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _INLINE_SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
-_DOCS_SOURCE = "https://cdn.jsdelivr.net"  # where FastAPI's documentation page takes Swagger UI from
 _EVERYWHERE = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",  # a sign-in link holds a key
@@ -29,35 +28,26 @@ def content_policy(page: str) -> str:
     )
 
 
-DOCS_POLICY = (
-    f"default-src 'self'; script-src 'self' 'unsafe-inline' {_DOCS_SOURCE}; style-src 'self' 'unsafe-inline' "
-    f"{_DOCS_SOURCE}; img-src 'self' data: https://fastapi.tiangolo.com; object-src 'none'; base-uri 'none'; "
-    "frame-ancestors 'none'"
-)
-
-
 class BrowserHeaders:
     """Middleware that adds the headers to every answer that does not set them itself."""
 
-    def __init__(self, app: ASGIApp, *, policy: str, docs_path: str) -> None:
-        """`policy` holds for everything but the documentation page at `docs_path`."""
+    def __init__(self, app: ASGIApp, *, policy: str) -> None:
+        """`policy` holds for every page that does not bring its own."""
         self._app = app
         self._policy = policy
-        self._docs_path = docs_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        policy = DOCS_POLICY if scope["path"] == self._docs_path else self._policy
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _EVERYWHERE.items():
                     headers.setdefault(name, value)
-                headers.setdefault("Content-Security-Policy", policy)
+                headers.setdefault("Content-Security-Policy", self._policy)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -89,6 +89,7 @@ class EmbeddedEndpoint(Endpoint):
             threads=self._settings.threads,
             context_tokens=self._settings.context_tokens,
             parallel=self._settings.parallel,
+            answer_tokens=self._settings.answer_tokens,
             log_path=self._log_path,
         )
         with self._lock:

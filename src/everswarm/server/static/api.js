@@ -1,7 +1,11 @@
 // Talks to the server: the key, errors in words, streams. Knows no element of the page.
+// Fires AWAY on the window when nobody answers, so that the page can look why.
+
+export const AWAY = "everswarm-server-away";
 
 const STORED_KEY = "everswarm.key";
 const BROKEN_OFF = "The line to the server broke while it answered. Ask again.";
+const NOBODY = "The server does not answer. Is it still running?";
 let key = localStorage.getItem(STORED_KEY) || sessionStorage.getItem(STORED_KEY);
 
 export const hasKey = () => Boolean(key);
@@ -32,6 +36,11 @@ export class ServerError extends Error {
   }
 }
 
+function nobodyThere(message) {
+  window.dispatchEvent(new Event(AWAY));
+  return new ServerError(message, 0);
+}
+
 async function send(method, path, body, signal) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
@@ -40,7 +49,7 @@ async function send(method, path, body, signal) {
     response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ServerError("The server does not answer. Is it still running?", 0);
+    throw nobodyThere(NOBODY);
   }
   if (!response.ok) throw await inWords(response);
   return response;
@@ -58,7 +67,8 @@ async function inWords(response) {
     // not JSON: show what came
   }
   const wait = response.headers.get("Retry-After");
-  const again = wait && [429, 503].includes(response.status) ? ` Try again in ${wait} s.` : "";
+  const says = !wait || ![429, 503].includes(response.status) || /try again/i.test(detail);
+  const again = says ? "" : ` Try again in ${wait} s.`;
   return new ServerError((detail || `The server answered with status ${response.status}.`) + again, response.status);
 }
 
@@ -83,7 +93,7 @@ export async function* chatStream(body, signal) {
     complete ||= Boolean(chunk.choices?.[0]?.finish_reason);
     yield chunk;
   }
-  if (!complete) throw new ServerError(BROKEN_OFF, 0);
+  if (!complete) throw nobodyThere(BROKEN_OFF);
 }
 
 async function* serverSentEvents(response, signal) {
@@ -95,7 +105,7 @@ async function* serverSentEvents(response, signal) {
       read = await reader.read();
     } catch (error) {
       if (signal?.aborted) throw new DOMException("stopped", "AbortError");
-      throw new ServerError(BROKEN_OFF, 0);
+      throw nobodyThere(BROKEN_OFF);
     }
     if (read.done) return;
     waiting += read.value;

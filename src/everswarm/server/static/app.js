@@ -1,6 +1,6 @@
 // The page: signs in, says what runs and what to do next, and looks again while something moves.
 
-import { forgetKey, get, hasKey, keepKey, keyIn } from "./api.js";
+import { AWAY, forgetKey, get, hasKey, keepKey, keyIn } from "./api.js";
 import { clearChat, showModels, startChat } from "./chat.js";
 import { isRunning, showCycles, startCycles } from "./cycle.js";
 import { byId, element, notice, withCode } from "./elements.js";
@@ -8,11 +8,13 @@ import { byId, element, notice, withCode } from "./elements.js";
 const CYCLE_MS = 2000; // while one runs
 const HEALTH_MS = 15000;
 const STARTING_MS = 3000; // while a part is starting, or the server is away
+const GONE = "The server does not answer. Is it still running? This page looks again every 3 seconds and goes on by itself.";
 
 let healthTimer = null;
 let cycleTimer = null;
 let cyclesRan = false;
 let settled = false; // the models and cycles were shown at least once
+let away = false; // nobody answered the last call
 
 // --- signing in
 
@@ -35,6 +37,7 @@ function showSignIn(problem) {
 function signOut(problem = "") {
   forgetKey();
   clearChat();
+  byId("question").value = "";
   showSignIn(problem);
 }
 
@@ -46,11 +49,21 @@ function enter() {
   refresh();
 }
 
-byId("sign-in-form").addEventListener("submit", (event) => {
-  event.preventDefault();
+async function trySignIn() {
   keepKey(keyIn(byId("key").value), { remember: byId("remember").checked });
+  try {
+    await get("/v1/models");
+  } catch (error) {
+    signOut(error.message);
+    return;
+  }
   byId("key").value = "";
   enter();
+}
+
+byId("sign-in-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  trySignIn();
 });
 byId("sign-out").addEventListener("click", () => signOut());
 window.addEventListener("hashchange", () => takeKeyFromAddress() && enter());
@@ -62,29 +75,52 @@ function setStatus(kind, text) {
   if (byId("status-text").textContent !== text) byId("status-text").textContent = text;
 }
 
+function setAway(nowAway) {
+  if (nowAway !== away) notice(byId("page-error"), nowAway ? GONE : "");
+  if (away && !nowAway) notice(byId("cycle-error"), ""); // what could not be asked can be asked again
+  away = nowAway;
+  if (!away) return;
+  settled = false;
+  setStatus("bad", "Server away");
+  byId("parts").classList.add("stale");
+}
+
 async function showHealth() {
-  clearTimeout(healthTimer);
   let pause = HEALTH_MS;
   try {
     const health = await get("/api/health");
+    setAway(false);
     const starting = health.models === "starting" || health.cycles === "starting";
     setStatus(health.status === "healthy" ? "good" : "waiting", health.status === "healthy" ? "Healthy" : starting ? "Starting" : "Degraded");
     drawParts(health);
     if (starting) pause = STARTING_MS;
     if (!settled && hasKey()) refresh();
   } catch (error) {
-    setStatus("bad", error.status === 0 ? "Server away" : "Problem");
+    if (error.status === 0) setAway(true);
+    else setStatus("bad", "Problem");
     settled = false;
     pause = STARTING_MS;
   }
+  lookAgain(pause);
+}
+
+function lookAgain(pause) {
+  clearTimeout(healthTimer);
   if (!document.hidden) healthTimer = setTimeout(showHealth, pause);
 }
+
+window.addEventListener(AWAY, () => {
+  if (away) return;
+  setAway(true);
+  lookAgain(STARTING_MS);
+});
 
 function drawParts(health) {
   const kinds = { operational: "good", ready: "good", starting: "waiting" };
   const part = (name, state) =>
     element("li", {}, element("span", { className: `dot ${kinds[state] || "bad"}`, "aria-hidden": "true" }), element("span", { className: "name", textContent: name }), element("span", { className: "state", textContent: state }));
   const endpoints = Object.entries(health.endpoints).map(([name, state]) => part(name, state));
+  byId("parts").classList.remove("stale");
   byId("parts").replaceChildren(part("models", health.models), part("cycles", health.cycles), ...endpoints);
   const known = [["cycles", health.cycles], ...Object.entries(health.endpoints)].flatMap(([name, state]) => [`${name}: ${state}`, `endpoint ${name}: ${state}`]);
   const more = health.problems.filter((text) => !known.includes(text)); // the others are in the list above already
@@ -116,9 +152,10 @@ async function refresh() {
   try {
     await Promise.all([showModels(), showOverview(), watchCycles()]);
     settled = true;
+    notice(byId("page-error"), "");
   } catch (error) {
     if (error.status === 401) signOut(error.message);
-    else if (error.status) setStatus("bad", error.message);
+    else if (error.status) notice(byId("page-error"), error.message);
   }
 }
 

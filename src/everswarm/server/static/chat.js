@@ -1,7 +1,7 @@
 // The conversation: asks, shows the answer while it comes, stops it.
 
 import { chatStream, get } from "./api.js";
-import { byId, element } from "./elements.js";
+import { byId, element, withCode } from "./elements.js";
 import { feedbackForm } from "./feedback.js";
 
 const IDEAS = ["How many metres are 3.5 km?", "Explain a rainbow in one short sentence.", "Write a haiku about bees."];
@@ -69,6 +69,7 @@ async function stream(answer, asked, onAnswer) {
   try {
     for await (const chunk of chatStream({ model: byId("model").value, messages: asked }, stopping.signal)) {
       received.id = received.id || chunk.id;
+      sayWho(answer, chunk.model);
       received.text += chunk.choices?.[0]?.delta?.content || "";
       answer.text.textContent = received.text;
       keepInView();
@@ -82,23 +83,35 @@ async function stream(answer, asked, onAnswer) {
   finish(answer, asked, received, failure, onAnswer);
 }
 
+/** Name the model that answers beside what was asked for: the swarm and the roles are several models' names. */
+function sayWho(answer, model) {
+  const short = model?.split("/").at(-1);
+  if (short && !answer.who.textContent.includes(short)) answer.who.textContent += ` · ${short}`;
+}
+
 function finish(answer, asked, received, failure, onAnswer) {
   if (received.text) asked.push({ role: "assistant", content: received.text });
-  else asked.pop(); // a question without an answer would confuse the next one
+  else giveBack(asked, asked.pop().content); // a question without an answer would confuse the next one
   if (received.stopped) answer.box.append(element("p", { className: "hint", textContent: "Stopped." }));
-  if (failure) answer.box.append(element("p", { className: "notice bad", role: "alert", textContent: failure.message }));
+  if (failure) answer.box.append(element("p", { className: "notice bad", role: "alert" }, ...withCode(failure.message)));
   else if (!received.text && !received.stopped) answer.box.append(element("p", { className: "hint", textContent: "The model gave an empty answer." }));
   if (received.id && received.text && !failure && !received.stopped) answer.box.append(feedbackForm(received.id, received.text, onAnswer));
   keepInView();
   onAnswer(failure);
 }
 
-function show(kind, who, content) {
+/** Put a question that was not answered back where it was written, unless the next one is there already. */
+function giveBack(asked, question) {
+  if (asked === turns && !byId("question").value) byId("question").value = question;
+}
+
+function show(kind, name, content) {
   const text = element("p", { className: "text", textContent: content });
-  const box = element("article", { className: `turn ${kind}` }, element("h3", { textContent: who }), text);
+  const who = element("h3", { textContent: name });
+  const box = element("article", { className: `turn ${kind}` }, who, text);
   byId("log").append(box);
   keepInView(true);
-  return { box, text };
+  return { box, who, text };
 }
 
 function setBusy(busy, answer) {

@@ -1,7 +1,7 @@
 // The last cycle: its stages, its scores, and the buttons that start, cancel and continue one.
 
 import { get, post } from "./api.js";
-import { byId, element, notice, seconds, size } from "./elements.js";
+import { byId, element, notice, seconds, size, withCode } from "./elements.js";
 import { answersOf, scoresOf } from "./scores.js";
 
 const STAGE_WORDS = {
@@ -66,7 +66,17 @@ function draw() {
     byId("cycle").replaceChildren(element("p", { className: "hint", textContent: "None yet. A cycle learns from corrected and liked answers that may be used for training." }));
     return;
   }
+  say(cycle);
+  const open = [...byId("cycle").querySelectorAll("details[open]")].map((details) => details.className);
   byId("cycle").replaceChildren(...parts(cycle));
+  for (const details of byId("cycle").querySelectorAll("details")) details.open = open.includes(details.className);
+}
+
+/** Say aloud where the cycle is, and no more: the table is drawn again every two seconds. */
+function say(cycle) {
+  const at = cycle.stages.find((status) => ["running", "queued", "failed"].includes(status.state));
+  const text = `The cycle is ${cycle.state}${at ? `: ${at.stage} ${at.state}` : ""}.`;
+  if (byId("cycle-said").textContent !== text) byId("cycle-said").textContent = text;
 }
 
 function drawPicker(cycle) {
@@ -84,8 +94,6 @@ function parts(cycle) {
   const evaluation = cycle.stages.find((status) => status.stage === "evaluate")?.result;
   const decision = cycle.stages.find((status) => status.stage === "release")?.result?.decision;
   const answers = evaluation ? answersOf(evaluation) : null;
-  // what was opened stays open while the rest is drawn again
-  if (answers) answers.open = byId("cycle").querySelector("details")?.open ?? false;
   return [summary(cycle), stageTable(cycle), evaluation && scoresOf(evaluation), decision && checks(decision), answers].filter(Boolean);
 }
 
@@ -96,7 +104,7 @@ function summary(cycle) {
     "p",
     { className: "summary" },
     element("strong", { className: `badge ${cycle.state}`, textContent: cycle.state }),
-    ` ${student}, recipe ${recipe}, since ${started}. `,
+    ` ${student}, recipe ${recipe}. Started ${started}. `,
     cycle.reason || "",
   );
 }
@@ -123,8 +131,9 @@ function outcome(status) {
   const { done = 0, total = 0, note = "" } = status.progress || {};
   const bar = element("progress", { "aria-label": `Progress of ${status.stage}`, max: total || 1 });
   if (total) bar.value = done; // without a value the bar says 'at work, length unknown'
-  const text = status.state === "queued" ? "waits for a worker" : [total ? `${done} of ${total}` : "", note].filter(Boolean).join(", ");
-  return status.state === "queued" ? [text] : [bar, element("small", { textContent: text || "at work" })];
+  if (status.state === "queued") return withCode("waits for a worker; `everswarm worker` starts one");
+  const text = [total ? `${done} of ${total}` : "", note].filter(Boolean).join(", ");
+  return [bar, element("small", { textContent: text || "at work" })];
 }
 
 function outcomeText({ stage, result }) {
@@ -153,7 +162,10 @@ const OUTCOMES = {
   },
   export: ({ adapter_gguf, base_gguf, quantization }) =>
     `adapter of ${size(adapter_gguf.size_bytes)}, ${percent(adapter_gguf.size_bytes / base_gguf.size_bytes)} of its base (${quantization})`,
-  evaluate: ({ scores }) => `${Math.max(...scores.map((score) => score.examples))} held-out examples`,
+  evaluate: ({ scores }) => {
+    const texts = (suite) => Math.max(0, ...scores.filter((score) => score.suite === suite).map((score) => score.examples));
+    return `${texts("test")} held-out questions, ${texts("general")} general texts`;
+  },
   release: ({ release }) => (release ? `release ${release.version}` : "not released"),
 };
 

@@ -15,7 +15,7 @@ export const byId = (id) => document.getElementById(id);
 
 /** Show `text` in a notice, or hide the notice when there is none. */
 export function notice(target, text) {
-  target.textContent = text || "";
+  target.replaceChildren(...withCode(text || ""));
   target.hidden = !text;
 }
 

@@ -17,7 +17,7 @@ export function feedbackForm(interactionId, answer, onSent) {
     correction,
   );
   const consent = element("input", { type: "checkbox", checked: consentLastTime });
-  const send = element("button", { type: "submit", className: "small", textContent: "Send" });
+  const send = element("button", { type: "submit", className: "small", textContent: "Send feedback" });
   const said = element("p", { className: "hint", role: "status" });
   const form = element(
     "form",
@@ -39,6 +39,7 @@ export function feedbackForm(interactionId, answer, onSent) {
     send.disabled = true;
     await sendJudgement(judgement(form, { interactionId, answer, correction, consent }), said, onSent);
     send.disabled = false;
+    said.scrollIntoView({ block: "nearest" });
   });
   return form;
 }
@@ -60,14 +61,19 @@ async function sendJudgement(body, said, onSent) {
   }
   try {
     await post("/api/feedback", body);
-    said.textContent = body.consent
-      ? "Thank you. The next cycle can learn from it."
-      : "Thank you. It is kept, and not used for training.";
+    said.textContent = thanks(body);
     onSent();
   } catch (error) {
     said.textContent = error.message;
     said.classList.add("bad");
   }
+}
+
+/** Say what will come of it; the server counts corrections, and ratings of 4 and 5, as something to learn from. */
+function thanks({ consent, rating, correction }) {
+  if (!consent) return "Thank you. It is kept, and not used for training.";
+  if (correction || rating >= 4) return "Thank you. The next cycle can learn from it.";
+  return "Thank you. Write a better answer too, and the next cycle can learn from it.";
 }
 
 /** Five stars that are radio buttons, so that arrow keys and screen readers work. */
@@ -83,11 +89,13 @@ function stars(name) {
 }
 
 function corrector(box, correction) {
-  const button = element("button", { type: "button", className: "quiet small", textContent: "Correct it", "aria-expanded": "false" });
+  const button = element("button", { type: "button", className: "small", textContent: "Correct it", "aria-expanded": "false" });
   button.addEventListener("click", () => {
     box.hidden = !box.hidden;
     button.setAttribute("aria-expanded", String(!box.hidden));
-    if (!box.hidden) correction.focus();
+    if (box.hidden) return;
+    box.parentElement.scrollIntoView({ block: "nearest" });
+    correction.focus({ preventScroll: true });
   });
   return button;
 }

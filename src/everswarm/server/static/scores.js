@@ -3,54 +3,70 @@
 import { element } from "./elements.js";
 
 const METRICS = { bits_per_byte: "bits per byte", perplexity: "perplexity", bleu: "BLEU", rouge_l: "ROUGE-L" };
-const WEIGHTS = { hf: "full precision", gguf: "as it ships" };
-const SUITES = { test: "held-out questions", general: "general text" };
+const WEIGHTS = { gguf: "as it ships", hf: "in full precision" }; // the first that was scored is shown, the other on request
+const SUITES = { test: "Held-out questions", general: "General text" };
 const SUBJECTS = { base: "Base", incumbent: "In use", candidate: "New" };
-
 const DIGITS = { perplexity: 2, bleu: 1 }; // after the point; 3 for the others
 
 const number = (value, metric) => value.toFixed(DIGITS[metric] ?? 3);
 const signed = (value, metric) => (value < 0 ? "−" : "+") + number(Math.abs(value), metric);
-const keyOf = ({ suite, weights, metric }) => `${suite} ${weights} ${metric}`;
+const isAbout = (wanted) => (found) => ["suite", "weights", "metric"].every((name) => found[name] === wanted[name]);
 
 export function scoresOf(evaluation) {
-  const subjects = Object.keys(SUBJECTS).filter((subject) => evaluation.scores.some((score) => score.subject === subject));
-  const rows = new Map();
-  for (const score of evaluation.scores) {
-    if (!rows.has(keyOf(score))) rows.set(keyOf(score), {});
-    rows.get(keyOf(score))[score.subject] = score;
-  }
+  const [shown, ...others] = Object.keys(WEIGHTS).filter((weights) => evaluation.scores.some((score) => score.weights === weights));
+  if (!shown) return null;
+  const baseline = evaluation.incumbent_gguf ? "what is in use" : "the base model";
+  return element(
+    "section",
+    {},
+    element("h3", { textContent: `Before and after, ${WEIGHTS[shown]}` }),
+    element("p", { className: "hint", textContent: `In brackets: 95 % intervals. Change: new against ${baseline}, on the same texts.` }),
+    scoreTable(evaluation, shown),
+    ...others.map((weights) =>
+      element("details", { className: `scores-${weights}` }, element("summary", { textContent: `The same ${WEIGHTS[weights]}` }), scoreTable(evaluation, weights)),
+    ),
+  );
+}
+
+function scoreTable(evaluation, weights) {
+  const scores = evaluation.scores.filter((score) => score.weights === weights);
+  const subjects = Object.keys(SUBJECTS).filter((subject) => scores.some((score) => score.subject === subject));
   const head = ["Score", ...subjects.map((subject) => SUBJECTS[subject]), "Change"];
-  const table = element(
+  const groups = [...new Set(scores.map((score) => score.suite))].map((suite) => suiteRows(evaluation, scores.filter((score) => score.suite === suite), subjects));
+  return element(
     "table",
     { className: "scores" },
-    element("caption", { className: "hidden", textContent: "Scores before and after, with 95 % intervals" }),
+    element("caption", { className: "hidden", textContent: `Scores before and after ${WEIGHTS[weights]}, with 95 % intervals` }),
     element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { scope: "col", textContent: text })))),
-    element("tbody", {}, ...[...rows].map(([key, found]) => scoreRow(found, subjects, changeOf(evaluation, key)))),
+    ...groups,
   );
-  return element("section", {}, element("h3", { textContent: "Before and after" }), element("p", { className: "hint", textContent: "In brackets: 95 % intervals over the questions." }), table);
+}
+
+function suiteRows(evaluation, scores, subjects) {
+  const { suite, examples } = scores[0];
+  const title = element("th", { scope: "rowgroup", colSpan: subjects.length + 2 }, SUITES[suite] || suite, element("small", { textContent: ` ${examples} texts` }));
+  const metrics = [...new Set(scores.map((score) => score.metric))];
+  const rows = metrics.map((metric) => {
+    const found = scores.filter((score) => score.metric === metric);
+    return scoreRow(found, subjects, changeOf(evaluation, found[0]));
+  });
+  return element("tbody", {}, element("tr", { className: "suite" }, title), ...rows);
 }
 
 function scoreRow(found, subjects, change) {
-  const any = Object.values(found)[0];
-  const arrow = any.better === "lower" ? "lower is better" : "higher is better";
-  const title = element(
-    "th",
-    { scope: "row" },
-    element("span", { textContent: METRICS[any.metric] || any.metric }),
-    element("small", { textContent: `${SUITES[any.suite] || any.suite}, ${WEIGHTS[any.weights] || any.weights}; ${arrow}` }),
-  );
+  const { metric, better } = found[0];
+  const title = element("th", { scope: "row" }, element("span", { textContent: METRICS[metric] || metric }), element("small", { textContent: `${better} is better` }));
   const cells = subjects.map((subject) => {
-    const score = found[subject];
-    const text = score ? [number(score.value, score.metric), element("small", { textContent: `[${number(score.low, score.metric)}, ${number(score.high, score.metric)}]` })] : ["–"];
+    const score = found.find((entry) => entry.subject === subject);
+    const text = score ? [number(score.value, metric), element("small", { textContent: `[${number(score.low, metric)}, ${number(score.high, metric)}]` })] : ["–"];
     return element("td", { className: "number", "data-label": SUBJECTS[subject] }, ...text);
   });
   return element("tr", {}, title, ...cells, changeCell(change));
 }
 
 /** Return the paired comparison with what is in use, else with the base. */
-function changeOf(evaluation, key) {
-  const found = evaluation.comparisons.filter((comparison) => keyOf(comparison) === key);
+function changeOf(evaluation, score) {
+  const found = evaluation.comparisons.filter(isAbout(score));
   return found.find((comparison) => comparison.baseline === "incumbent") || found[0];
 }
 
@@ -73,12 +89,16 @@ function changeCell(change) {
 export function answersOf(evaluation) {
   if (!evaluation.answers.length) return null;
   const items = evaluation.answers.map(({ question, reference, answers }) => {
-    const lines = Object.entries(answers).map(([who, text]) => {
-      const [subject, weights] = who.split("/");
-      return [`${SUBJECTS[subject] || subject} (${WEIGHTS[weights] || weights})`, text];
-    });
-    const said = [...lines, ["Wanted", reference]].flatMap(([who, text]) => [element("dt", { textContent: who }), element("dd", { textContent: text })]);
+    const said = [...saidBy(answers), ["Wanted", reference]].flatMap(([who, text]) => [element("dt", { textContent: who }), element("dd", { textContent: text })]);
     return element("li", {}, element("p", { className: "asked", textContent: question }), element("dl", {}, ...said));
   });
   return element("details", { className: "answers" }, element("summary", { textContent: `What it said to ${items.length} held-out questions` }), element("ul", {}, ...items));
+}
+
+/** Return [who, text] for the answers of the weights that ship, else of the others; keys are such as "base/gguf". */
+function saidBy(answers) {
+  const weights = Object.keys(WEIGHTS).find((name) => Object.keys(answers).some((key) => key.endsWith(`/${name}`)));
+  return Object.keys(SUBJECTS)
+    .filter((subject) => `${subject}/${weights}` in answers)
+    .map((subject) => [SUBJECTS[subject], answers[`${subject}/${weights}`]]);
 }
