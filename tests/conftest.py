@@ -42,8 +42,7 @@ def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         if name.startswith("EVERSWARM_") and name != "EVERSWARM_MODELS_DIR":
             monkeypatch.delenv(name)
     monkeypatch.setenv("EVERSWARM_HOME", str(tmp_path / "home"))
-    (tmp_path / "everswarm.toml").touch()
-    monkeypatch.setenv("EVERSWARM_CONFIG", str(tmp_path / "everswarm.toml"))
+    monkeypatch.setenv("EVERSWARM_CONFIG", os.devnull)
 
 
 @pytest.fixture(autouse=True)
