@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from everswarm.cli.local import HomeOption, settings_of
 from everswarm.cli.screen import JsonOption, console, print_json, print_table
-from everswarm.errors import BadRequestError
+from everswarm.errors import BadRequestError, NoSpaceError
 
 app = typer.Typer(help="Import feedback, and see what there is.", no_args_is_help=True)
 
@@ -32,7 +32,10 @@ def import_feedback(
     database.migrate()
     with Progress(console=console, transient=True, disable=as_json) as progress:
         task = progress.add_task(f"importing {file.name}", total=file.stat().st_size)
-        report = import_file(database, file, on_progress=lambda done: progress.update(task, completed=done))
+        try:
+            report = import_file(database, file, on_progress=lambda done: progress.update(task, completed=done))
+        except NoSpaceError as error:
+            raise NoSpaceError(f"{error} What was imported before is kept: import the file again to go on.") from error
     database.close()
     if as_json:
         print_json(report._asdict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from everswarm import __version__
 from everswarm.cli import cycle, demo, device, feedback, keys, models, release, serve, worker
 from everswarm.cli.screen import errors
-from everswarm.errors import EverswarmError
+from everswarm.errors import EverswarmError, NoSpaceError
 
 app = typer.Typer(
     name="everswarm",
@@ -51,11 +52,20 @@ def main() -> None:
     try:
         app()
     except EverswarmError as error:
-        errors.print(f"[bold red]{error.title}.[/] ", end="")
-        errors.print(str(error), markup=False)
-        sys.exit(error.exit_code)
+        sys.exit(_explain(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        place = f" {error.filename} could not be written." if error.filename else ""
+        sys.exit(_explain(NoSpaceError(f"The disk is full.{place} Free some space and run the command again.")))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _explain(error: EverswarmError) -> int:
+    errors.print(f"[bold red]{error.title}.[/] ", end="")
+    errors.print(str(error), markup=False)
+    return error.exit_code
 
 
 if __name__ == "__main__":
