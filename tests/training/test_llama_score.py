@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from everswarm.errors import StageFailedError
+from everswarm.settings import EMBEDDED_MODEL, load_settings
 from everswarm.training.evaluation import general_suite, llama_library, llama_score
 from everswarm.training.evaluation.llama_library import (
     LlamaError,
@@ -30,6 +30,7 @@ from everswarm.training.evaluation.llama_score import (
     score_with_llama,
 )
 from everswarm.training.evaluation.texts import TokenizedText, load_tokenizer, shared_prefix, tokenize
+from everswarm.training.models import student_weights
 
 
 class RealModel(NamedTuple):
@@ -39,10 +40,8 @@ class RealModel(NamedTuple):
 
 @pytest.fixture(scope="module")
 def real_model() -> RealModel:
-    folder = Path(os.environ.get("EVERSWARM_MODELS_DIR", "-")) / "HuggingFaceTB--SmolLM2-135M-Instruct"
-    if not (folder / "model.gguf").exists() or not (folder / "hf" / "config.json").exists():
-        pytest.skip("needs the small model in EVERSWARM_MODELS_DIR")
-    return RealModel(folder / "hf", folder / "model.gguf")
+    weights = student_weights(EMBEDDED_MODEL, load_settings().models_dir)
+    return RealModel(weights.folder, weights.gguf)
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def byte_spans(ids: Sequence[int], pieces: Sequence[bytes], text: bytes) -> list
     """Return where in `text` each token of `ids` lies.
 
     A space that the tokenizer put in front counts for nothing. A byte that the tokenizer has no token for, as SmolLM2
-    for some control characters, lies in no span.
+    for some control characters, lies in no span, or within that of a token that was joined over it.
 
     Raises:
         StageFailedError: the tokens do not spell the text, as with a tokenizer that rewrites what it reads.
@@ -59,25 +59,25 @@ def byte_spans(ids: Sequence[int], pieces: Sequence[bytes], text: bytes) -> list
     spelled = [pieces[number] for number in ids]
     if b"".join(spelled) == b" " + text:
         spelled[0] = spelled[0][1:]
+    places = _places(text, b"".join(spelled), pieces)
     spans: list[Span] = []
-    position = 0
+    done = 0
     for piece in spelled:
-        start = position if text.startswith(piece, position) else _after_lost_bytes(text, position, pieces)
-        if not text.startswith(piece, start):
-            raise _not_given_back(text, b"".join(spelled))
-        position = start + len(piece)
-        spans.append((start, position))
-    if position < len(text) and _after_lost_bytes(text, position, pieces) < len(text):
-        raise _not_given_back(text, b"".join(spelled))
+        start = places[done] if done < len(places) else len(text)
+        done += len(piece)
+        spans.append((start, places[done - 1] + 1 if piece else start))
     return spans
 
 
-def _after_lost_bytes(text: bytes, position: int, pieces: Sequence[bytes]) -> int:
-    """Return the first place from `position` on whose byte has a token."""
-    known = set(pieces)
-    while position < len(text) and text[position : position + 1] not in known:
-        position += 1
-    return position
+def _places(text: bytes, spelled: bytes, pieces: Sequence[bytes]) -> Sequence[int]:
+    """Return where in `text` each byte of `spelled` stands; only bytes that have no token may be missing."""
+    if spelled == text:
+        return range(len(text))
+    known = {piece[0] for piece in pieces if len(piece) == 1}
+    places = [place for place, byte in enumerate(text) if byte in known]
+    if bytes(text[place] for place in places) != spelled:
+        raise _not_given_back(text, spelled)
+    return places
 
 
 def _not_given_back(text: bytes, spelled: bytes) -> StageFailedError:
