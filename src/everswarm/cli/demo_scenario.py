@@ -17,7 +17,7 @@ from everswarm.cli.demo_tasks import (
     unit_tasks,
 )
 
-ANSWER_TOKENS = 48  # limit on every answer of the demo
+ANSWER_TOKENS = 32  # limit on every answer of the demo: a right one is short
 TASKS_A_PERSON = 6
 HELD_OUT: tuple[Task, ...] = held_out_tasks()
 SHOWN = HELD_OUT[:3]  # one a family: the demo prints their answers before and after
