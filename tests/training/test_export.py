@@ -26,24 +26,29 @@ def write_tiny_adapter(folder: Path, hf_folder: Path) -> Path:
     return folder
 
 
+def script(folder: Path, code: str) -> list[str]:
+    (folder / "program.py").write_text(code)
+    return [str(folder / "program.py")]
+
+
 def test_failed_program_is_told_with_its_last_words(tmp_path: Path) -> None:
     code = "import sys; print('first', file=sys.stderr); sys.exit('the tensor has no name')"
     with pytest.raises(
         StageFailedError, match=r"Converting failed with exit code 1\. It said last: first \| the tensor"
     ):
-        run_python(["-c", code], what="Converting", writes_to=tmp_path)
+        run_python(script(tmp_path, code), what="Converting", writes_to=tmp_path)
 
 
 def test_program_that_finds_the_disk_full_is_told_as_such(tmp_path: Path) -> None:
     code = "raise OSError(28, 'No space left on device')"
     with pytest.raises(NoSpaceError, match=str(tmp_path)):
-        run_python(["-c", code], what="Converting", writes_to=tmp_path)
+        run_python(script(tmp_path, code), what="Converting", writes_to=tmp_path)
 
 
 def test_program_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocesses, "TIMEOUT_SECONDS", 0.5)
     with pytest.raises(StageFailedError, match=r"Converting took over 0\.5 s and was stopped"):
-        run_python(["-c", "import time; time.sleep(60)"], what="Converting", writes_to=tmp_path)
+        run_python(script(tmp_path, "import time; time.sleep(60)"), what="Converting", writes_to=tmp_path)
 
 
 def test_converter_reads_the_gguf_library_beside_it(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.dataset import Example
 from everswarm.schemas.interaction import Message
 from everswarm.schemas.targets import LabelCheckpoint, SoftTargets, Teacher
+from everswarm.training.chat_tokens import answer_ids, prompt_ids
 from everswarm.training.distillation import hindsight_teacher, label
-from everswarm.training.distillation.prompts import answer_ids, prompt_ids, teacher_messages
+from everswarm.training.distillation.prompts import teacher_messages
 from everswarm.training.distillation.target_shards import read_shards, write_shard
 
 Examples = Callable[[int], list[Example]]

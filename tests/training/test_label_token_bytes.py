@@ -9,7 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from everswarm.errors import StageFailedError
 from everswarm.settings import EMBEDDED_MODEL, load_settings
-from everswarm.training.distillation.prompts import answer_ids, end_of_turn_id
+from everswarm.training.chat_tokens import answer_ids
+from everswarm.training.distillation.prompts import end_of_turn_id
 from everswarm.training.distillation.token_bytes import byte_spans, ids_by_bytes, token_bytes
 from everswarm.training.models import student_weights
 

@@ -9,13 +9,16 @@ import contextlib
 import errno
 import hashlib
 import json
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from everswarm.errors import DigestMismatchError, NoSpaceError
 
+ABANDONED_SECONDS = 24 * 3600  # no fetch and no conversion takes a day
 FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -64,6 +67,9 @@ def work_folder(parent: Path) -> Iterator[Path]:
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(".part-*"):  # by a process that was killed
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=parent, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
     except OSError as error:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from everswarm.client import EverswarmClient
 from everswarm.errors import NotFoundError
 from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.job import Progress
+
+KEPT_SECONDS = 7 * 24 * 3600  # in the folder of files that were here before
 
 
 class Workspace(Protocol):
@@ -84,9 +87,10 @@ class HttpWorkspace:
         self.downloaded_bytes = 0
         folder.mkdir(parents=True, exist_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
+        _forget_old(cache)
 
     def fetch(self, artifact: Artifact) -> Path:
-        """Download the artifact unless it is here; checked by digest."""
+        """Download the artifact, checked by its digest, unless one of this name is here."""
         path = self.cache / artifact.sha256
         if not path.exists():
             self.downloaded_bytes += self.client.fetch_artifact(artifact, path)
@@ -108,6 +112,13 @@ class HttpWorkspace:
     def report(self, done: int, total: int, note: str = "") -> None:
         """Hand it to the worker."""
         self.emit({"progress": Progress(done=done, total=total, note=note[:300]).model_dump()})
+
+
+def _forget_old(cache: Path) -> None:
+    """Delete what came more than a week ago; the server still has it."""
+    for path in cache.iterdir():
+        if time.time() - path.stat().st_mtime > KEPT_SECONDS:
+            path.unlink(missing_ok=True)
 
 
 def describe(path: Path, *, kind: ArtifactKind) -> Artifact:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from everswarm.errors import StageFailedError
 from everswarm.schemas.dataset import Example
-from everswarm.training.distillation.prompts import answer_ids, end_of_turn_id, prompt_ids
+from everswarm.training.chat_tokens import answer_ids, prompt_ids
+from everswarm.training.distillation.prompts import end_of_turn_id
 from everswarm.training.distillation.target_shards import END_OF_TURN, ScoredText
 from everswarm.training.distillation.token_bytes import byte_spans, ids_by_bytes, token_bytes
 

@@ -14,13 +14,8 @@ from everswarm.errors import StageFailedError
 from everswarm.schemas.artifact import Artifact
 from everswarm.schemas.dataset import Example
 from everswarm.schemas.targets import LabelCheckpoint, SoftTargets, Teacher
-from everswarm.training.distillation.prompts import (
-    HINDSIGHT_TEMPLATE,
-    answer_ids,
-    end_of_turn_id,
-    prompt_ids,
-    teacher_messages,
-)
+from everswarm.training.chat_tokens import answer_ids, prompt_ids
+from everswarm.training.distillation.prompts import HINDSIGHT_TEMPLATE, end_of_turn_id, teacher_messages
 from everswarm.training.distillation.target_shards import END_OF_TURN, ScoredText, write_shard
 from everswarm.training.distillation.token_bytes import byte_spans, token_bytes
 from everswarm.training.models import load_student

@@ -36,18 +36,6 @@ def teacher_messages(example: Example, teacher: Teacher) -> list[Message]:
     return [*example.messages, Message(role="assistant", content=example.target), example.messages[-1]]
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
-    """Return the tokens of `messages` in the model's chat template, up to where the answer begins."""
-    turns = [message.model_dump() for message in messages]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def answer_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the tokens of an answer, without the end of turn. A person's '<|im_end|>' is text, not a token."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the token by which the chat template ends an answer, which is not always `eos_token`."""
     mark = "everswarm"

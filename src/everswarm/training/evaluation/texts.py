@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from everswarm.schemas.interaction import Message
+from everswarm.training.chat_tokens import answer_ids, prompt_ids
 
 MAX_TEXT_TOKENS = 2048  # prompt and answer; at most half of it is answer
 
@@ -56,16 +57,14 @@ def tokenize(example: QuestionAnswer, tokenizer: Any, *, max_tokens: int = MAX_T
 
     Over `max_tokens` the answer loses its end and the prompt its start.
     """
-    messages = [message.model_dump() for message in example.messages]
-    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    prompt_ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    answer_ids: list[int] = tokenizer(example.target, add_special_tokens=False)["input_ids"]
+    prompt = prompt_ids(tokenizer, example.messages)
+    answer = answer_ids(tokenizer, example.target)
     answer_bytes = len(example.target.encode())
-    if len(prompt_ids) + len(answer_ids) > max_tokens:
-        answer_ids = answer_ids[: max_tokens // 2]
-        prompt_ids = prompt_ids[len(answer_ids) - max_tokens :]
-        answer_bytes = len(tokenizer.decode(answer_ids).encode())
-    return TokenizedText(example.id, prompt_ids, answer_ids, answer_bytes)
+    if len(prompt) + len(answer) > max_tokens:
+        answer = answer[: max_tokens // 2]
+        prompt = prompt[len(answer) - max_tokens :]
+        answer_bytes = len(tokenizer.decode(answer).encode())
+    return TokenizedText(example.id, prompt, answer, answer_bytes)
 
 
 def shared_prefix(texts: Sequence[TokenizedText]) -> list[int]:
