@@ -123,6 +123,9 @@ def test_misspelt_name_in_a_section_is_refused_in_a_variable_too(monkeypatch: py
         ("EVERSWARM_PORT", "many", "port: Input should be a valid integer"),
         ("EVERSWARM_ENGINE__THREADS", "0", "engine.threads: Input should be greater than or equal to 1, not '0'"),
         ("EVERSWARM_CYCLE__MINIMUM_EXAMPLES", "1", "cycle.minimum_examples"),
+        ("EVERSWARM_CYCLE__SCHEDULE", "mondays", "cycle.schedule: should be a cron of five or six fields"),
+        ("EVERSWARM_CYCLE__SCHEDULE", "0 25 * * 1", "cycle.schedule: should be a cron of five or six fields"),
+        ("EVERSWARM_WORKER__BEAT_SECONDS", "120", "worker: beat_seconds (120) should be less than lease_seconds (120)"),
     ],
 )
 def test_wrong_value_is_named_with_its_limit(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:

@@ -139,8 +139,9 @@ class NoSpaceError(EverswarmError):
 
 def error_for_status(status: int, message: str, *, retry_after_seconds: int | None = None) -> EverswarmError:
     """Return the error that the server meant by `status`; the client raises it on its side of the wall."""
-    if status == UnavailableError.status:
-        return UnavailableError(message, retry_after_seconds=retry_after_seconds or 5)
+    for waiting in (UnavailableError, QuotaSpentError):
+        if status == waiting.status:
+            return waiting(message, retry_after_seconds=retry_after_seconds or 5)
     by_status: dict[int, type[EverswarmError]] = {
         kind.status: kind
         for kind in (UnauthorizedError, ForbiddenError, NotFoundError, ConflictError, TooLargeError, NoSpaceError)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
+from typing import Self
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
@@ -58,6 +59,15 @@ class CycleSettings(Section):
     schedule: str | None = None  # cron, five fields, UTC; such as "0 3 * * 1" for Mondays at 03:00
     margin: float = Field(default=0.01, ge=0)  # how much worse, as a share of the baseline, still counts as not worse
 
+    @field_validator("schedule")
+    @classmethod
+    def _check_cron(cls, schedule: str | None) -> str | None:
+        if schedule is None:
+            return None
+        if len(schedule.split()) not in (5, 6) or not _is_cron(schedule):
+            raise ValueError('should be a cron of five or six fields, UTC, such as "0 3 * * 1" for Mondays at 03:00')
+        return schedule
+
 
 class WorkerSettings(Section):
     """The training worker on this machine."""
@@ -66,7 +76,18 @@ class WorkerSettings(Section):
     threads: int = Field(default=1, ge=1)
     lease_seconds: int = Field(default=120, ge=2)
     beat_seconds: int = Field(default=30, ge=1)
-    attempts: int = Field(default=3, ge=1)  # leases that may expire or fail before the stage fails
+    attempts: int = Field(
+        default=3, ge=1
+    )  # leases that may expire or fail, with no new checkpoint, before the stage fails
+
+    @model_validator(mode="after")
+    def _check_beat(self) -> Self:
+        if self.beat_seconds >= self.lease_seconds:
+            raise ValueError(
+                f"beat_seconds ({self.beat_seconds}) should be less than lease_seconds ({self.lease_seconds}), "
+                "or every lease expires between two beats"
+            )
+        return self
 
 
 class Settings(BaseSettings):
@@ -161,7 +182,16 @@ def load_settings(**overrides: object) -> Settings:
         ) from error
 
 
+def _is_cron(schedule: str) -> bool:
+    try:
+        from croniter import croniter  # type: ignore[import-untyped]  # comes with the workflow engine, which a device does not need
+    except ImportError:
+        return True
+    return bool(croniter.is_valid(schedule))
+
+
 def _complaint(item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
         return "is not a setting"
-    return f"{item['msg']}, not {item['input']!r}" if isinstance(item["input"], str | int | float) else item["msg"]
+    text = item["msg"].removeprefix("Value error, ")
+    return f"{text}, not {item['input']!r}" if isinstance(item["input"], str | int | float) else text

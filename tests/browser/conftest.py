@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -42,7 +41,7 @@ class ServedPage(NamedTuple):
     """A running server."""
 
     url: str
-    sign_in: str  # the link that it printed
+    sign_in: str  # the link that it wrote
     database: Database
 
 
@@ -101,7 +100,7 @@ def server(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> 
     database.migrate()
     add_finished_cycle(database, answer=MARKUP)
     child = start_server(home, upstream_url=upstream.base_url)
-    url, link = printed_link(child)
+    url, link = written_link(child, home)
     yield ServedPage(url, link, database)
     database.close()
     child.terminate()
@@ -127,12 +126,13 @@ def start_server(home: Path, *, upstream_url: str) -> subprocess.Popen[str]:
     )
 
 
-def printed_link(child: subprocess.Popen[str]) -> tuple[str, str]:
-    """Return the server's address and its sign-in link."""
+def written_link(child: subprocess.Popen[str], home: Path) -> tuple[str, str]:
+    """Return the server's address and its sign-in link, once it says that it wrote that."""
     said = []
     assert child.stdout is not None
     for line in child.stdout:
         said.append(line)
-        if found := re.search(r"(http://\S+)/#key=\S+", line):
-            return found[1], found[0]
+        if "sign-in.txt" in line:
+            link = (home / "sign-in.txt").read_text(encoding="utf-8").strip()
+            return link.partition("/#key=")[0], link
     raise AssertionError(f"the server did not start: {''.join(said)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,13 +16,22 @@ from typing import Any, NamedTuple
 
 import pytest
 import typer
+from tests.fakes.local_server import CYCLE, LocalServer
 
+from everswarm.cli import cycle as cycle_command
 from everswarm.cli import main as cli
+from everswarm.cli import supervise
+from everswarm.cli.local import connect, connect_home
+from everswarm.cli.serve import CLI_KEY_LABEL, make_keys, show_sign_in
 from everswarm.client import EverswarmClient
 from everswarm.errors import UnauthorizedError
 from everswarm.processes import start_python_child, stop_child
+from everswarm.schemas.server import Scope
+from everswarm.server.auth.service import list_keys, principal_of, revoke_keys_labelled
+from everswarm.server.cycles import repository
+from everswarm.server.database import Database
 from everswarm.server.home import HomeLock
-from everswarm.settings import load_settings
+from everswarm.settings import Settings, load_settings
 
 PATIENCE_SECONDS = 60.0
 VERBS = ("demo", "serve", "worker", "cycle", "feedback", "device", "models", "release", "keys")
@@ -174,14 +184,42 @@ def test_setting_that_cannot_be_used_is_exit_2(run: Run, monkeypatch: pytest.Mon
 # --- serve
 
 
-def test_server_says_where_it_is_and_gives_the_sign_in_link_once(served: Served) -> None:
+def test_server_without_a_terminal_puts_the_sign_in_link_into_a_file_and_not_into_its_log(served: Served) -> None:
     assert f"everswarm at {served.url}" in served.greeting
-    assert len(re.findall(rf"{re.escape(served.url)}/#key=\S+", served.greeting)) == 1
+    assert str(served.home / "sign-in.txt") in served.greeting
+    assert "#key=" not in served.greeting
+    assert re.fullmatch(rf"{re.escape(served.url)}/#key=esw_admin_\S+\n", (served.home / "sign-in.txt").read_text())
+
+
+def test_sign_in_link_is_shown_at_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show_sign_in(tmp_path, "http://127.0.0.1:8000/#key=esw_admin_x")
+    assert "  http://127.0.0.1:8000/#key=esw_admin_x\n" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_of_the_machine_are_kept_from_start_to_start_and_made_again_when_revoked(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    first, second = make_keys(settings), make_keys(settings)
+    assert (second.cli, second.worker, second.sign_in) == (first.cli, first.worker, None)
+    database = Database(settings.sqlalchemy_url)
+    assert len(list_keys(database)) == 3  # with the first admin key
+
+    revoke_keys_labelled(database, CLI_KEY_LABEL)
+    third = make_keys(settings)
+    assert third.cli not in (first.cli, first.worker)
+    assert principal_of(database, third.cli).scope == Scope.ADMIN
+    (tmp_path / "cli.key").write_text(third.worker, encoding="utf-8")  # good, and not for this
+    assert principal_of(database, make_keys(settings).cli).scope == Scope.ADMIN
+    database.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
-def test_key_for_commands_is_readable_by_its_owner_alone(served: Served) -> None:
-    assert (served.home / "cli.key").stat().st_mode & 0o777 == 0o600
+def test_keys_are_readable_by_their_owner_alone(served: Served) -> None:
+    for name in ("cli.key", "worker.key", "sign-in.txt"):
+        assert (served.home / name).stat().st_mode & 0o777 == 0o600, name
 
 
 def test_second_server_on_a_home_is_refused_with_the_address_of_the_first(run: Run, served: Served) -> None:
@@ -242,6 +280,49 @@ def test_server_elsewhere_needs_a_key(run: Run, monkeypatch: pytest.MonkeyPatch)
     result = run("cycle", "list")
     assert result.code == 2
     assert "EVERSWARM_KEY is not" in result.err
+
+
+def test_client_of_the_home_is_not_sent_elsewhere_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch, served: Served
+) -> None:
+    monkeypatch.setenv("EVERSWARM_SERVER", "http://127.0.0.1:9")
+    monkeypatch.setenv("EVERSWARM_KEY", "esw_x")
+    settings = Settings(home=served.home)
+    with connect(settings) as named, connect_home(settings) as at_home:
+        assert (named.base_url, at_home.base_url) == ("http://127.0.0.1:9", served.url)
+
+
+def test_watch_goes_on_when_the_server_comes_back_elsewhere_with_another_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = LocalServer(tmp_path / "server")
+    server.start()
+    server.queue()
+    with server.database.transaction() as connection:
+        repository.update_cycle(connection, CYCLE, state="cancelled")
+    places = [("http://127.0.0.1:9", server.key), (server.url, "esw_old"), (server.url, server.key)]
+    monkeypatch.setattr(cycle_command, "POLL_SECONDS", 0.01)
+    assert cycle_command.watch(lambda: EverswarmClient(*places.pop(0)), CYCLE, quiet=True).state == "cancelled"
+    server.close()
+
+
+def test_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tries = []
+
+    def fail(*_: object, **__: object) -> None:
+        tries.append(1)
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(supervise, "start_python_child", fail)
+    monkeypatch.setattr(supervise, "FIRST_PAUSE_SECONDS", 0.01)
+    worker = supervise.LocalWorker(server="http://127.0.0.1:9", key="esw_x", home=tmp_path)
+    worker.start()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(tries) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    worker.stop()
+    assert len(tries) >= 2
+    assert "Cannot allocate memory" in worker.state
 
 
 def test_cycle_with_too_little_feedback_says_how_much_there_is_and_is_needed(run: Run, served: Served) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from everswarm.client import EverswarmClient
-from everswarm.errors import DigestMismatchError, UnavailableError
+from everswarm.client.loopback import is_loopback
+from everswarm.errors import DigestMismatchError, QuotaSpentError, UnavailableError
 from everswarm.schemas.artifact import Artifact, ArtifactKind
 
 DATA = bytes(range(256)) * 20_000  # 5 MB
@@ -24,9 +25,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     breaks_left = 0
     tamper = False
+    refuse = False
     ranges: list[str | None] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
+        if type(self).refuse:
+            self.send_response(429)
+            self.send_header("Retry-After", "17")
+            self.end_headers()
+            self.wfile.write(b'{"detail": "too many downloads"}')
+            self.close_connection = True
+            return
         asked = self.headers.get("Range")
         type(self).ranges.append(asked)
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
@@ -48,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def client() -> Iterator[EverswarmClient]:
-    Handler.breaks_left, Handler.tamper, Handler.ranges = 0, False, []
+    Handler.breaks_left, Handler.tamper, Handler.refuse, Handler.ranges = 0, False, False, []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with EverswarmClient(f"http://127.0.0.1:{server.server_address[1]}") as client:
@@ -88,6 +97,40 @@ def test_a_line_that_keeps_breaking_says_what_is_kept(tmp_path: Path) -> None:
     (tmp_path / "base.gguf.part").write_bytes(DATA[:1000])
     with pytest.raises(UnavailableError, match="1000 of 5120000 bytes are kept"):
         gone.fetch_artifact(ARTIFACT, tmp_path / "base.gguf")
+
+
+def test_a_refusal_is_the_error_that_the_server_meant(client: EverswarmClient, tmp_path: Path) -> None:
+    Handler.refuse = True
+    with pytest.raises(QuotaSpentError, match=r"^too many downloads$") as refused:
+        client.fetch_artifact(ARTIFACT, tmp_path / "base.gguf")
+    assert refused.value.retry_after_seconds == 17
+
+
+def test_no_proxy_stands_between_us_and_our_own_machine(
+    client: EverswarmClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    with EverswarmClient(client.base_url) as again:
+        assert again.fetch_artifact(ARTIFACT, tmp_path / "base.gguf") == len(DATA)
+
+
+@pytest.mark.parametrize(
+    ("place", "ours"),
+    [
+        ("localhost", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://localhost:8000", True),
+        ("0.0.0.0", False),
+        ("http://localhost.example.org", False),
+        ("http://127.0.0.1@example.org", False),
+        ("http://[", False),
+    ],
+)
+def test_loopback_is_this_machine_alone(place: str, ours: bool) -> None:
+    assert is_loopback(place) is ours
 
 
 def test_a_server_that_is_gone_is_named(tmp_path: Path) -> None:

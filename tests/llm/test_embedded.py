@@ -71,6 +71,23 @@ def test_child_that_cannot_start_is_said_with_its_log(tmp_path):
     assert "no such model" in (tmp_path / "logs" / "engine.log").read_text()
 
 
+def test_failure_to_start_is_said_and_tried_again(monkeypatch):
+    start, failures = embedded.start_python_child, [OSError(12, "Cannot allocate memory")]
+
+    def start_at_the_second_try(*arguments, **options):
+        if failures:
+            raise failures.pop()
+        assert "Cannot allocate memory" in engine.state
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(embedded, "start_python_child", start_at_the_second_try)
+    engine = engine_of(PLAYS_ENGINE)
+    engine.start()
+    engine.wait_ready(30)
+    assert engine.state == "operational"
+    engine.stop()
+
+
 def test_stop_before_the_child_answers():
     engine = engine_of("import time; time.sleep(60)")
     engine.start()

@@ -206,6 +206,14 @@ def test_wrong_upload_is_refused_and_not_kept(client):
     assert client.head(URL).status_code == 404
 
 
+def test_head_of_a_lost_file_is_404(client, monkeypatch):
+    client.put(URL, content=DATA, headers=PROMISES)
+    storage = client.app.state.artifacts._storage
+    monkeypatch.setattr(storage, "exists", lambda _sha256: False)
+    monkeypatch.setattr(storage, "local_path", lambda _sha256: None)
+    assert client.head(URL).status_code == 404
+
+
 def test_upload_over_the_limit_is_413_promised_or_not(client, monkeypatch):
     monkeypatch.setattr(routes, "MAX_ARTIFACT_BYTES", 100)
     assert client.put(URL, content=DATA, headers=PROMISES).status_code == 413
@@ -249,3 +257,12 @@ def test_only_workers_and_admins_upload(client, database):
     client.put(URL, content=DATA, headers=PROMISES)
     assert client.get(URL, headers=phone).content == DATA
     assert client.get(URL, headers={"Authorization": ""}).status_code == 401
+
+
+def test_a_kind_that_is_needed_no_more_is_deleted_and_the_rest_stays(store):
+    kept = store.put_bytes(b"adapter", kind=KIND, name="a.gguf")
+    gone = store.put_bytes(b"checkpoint", kind=ArtifactKind.CHECKPOINT, name="c.tar")
+    assert store.delete_kind(ArtifactKind.CHECKPOINT) == 1
+    assert store.find(gone.sha256) is None
+    assert store.find(kept.sha256) == kept
+    assert store.put_bytes(b"checkpoint", kind=ArtifactKind.CHECKPOINT, name="c.tar") == gone

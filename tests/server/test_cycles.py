@@ -6,15 +6,17 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes.stage_results import result_of
 
-from everswarm.errors import ConflictError, NotEnoughFeedbackError, NotFoundError
+from everswarm.errors import ConflictError, NotEnoughFeedbackError, NotFoundError, StageFailedError
 from everswarm.schemas.interaction import JudgedInteraction, Message
 from everswarm.schemas.job import WORKER_STAGES, Cycle, JobDone, JobFailed, Lease, Spent, Stage
-from everswarm.server.cycles import jobs
+from everswarm.server.cycles import jobs, repository, workflow
 from everswarm.server.cycles.service import CycleService
+from everswarm.server.cycles.stages import conclude
 from everswarm.server.database import Database
 from everswarm.server.feedback.batches import store_batch
 from everswarm.server.registry.service import ArtifactStore
@@ -45,11 +47,11 @@ def start(database: Database, settings: Settings) -> CycleService:
     return service
 
 
-def give_feedback(database: Database, count: int) -> None:
+def give_feedback(database: Database, count: int, *, people: int = 5) -> None:
     records = [
         JudgedInteraction(
             id=f"i{number}",
-            device_id=f"user{number % 5}",
+            device_id=f"user{number % people}",
             timestamp=datetime.now(UTC),
             messages=[Message(role="user", content=f"question {number}")],
             response="no",
@@ -162,6 +164,68 @@ def test_a_cancelled_cycle_stays_cancelled(service: CycleService, database: Data
     assert service.cycle(cycle.id).state == "cancelled"
     with pytest.raises(ConflictError):
         service.cancel(cycle.id)
+
+
+def test_a_cycle_cancelled_before_its_release_is_neither_released_nor_failed(
+    service: CycleService, database: Database
+) -> None:
+    give_feedback(database, 30)
+    cycle = service.request_cycle(service.defaults(), trigger="manual")
+    for _ in WORKER_STAGES[:-1]:
+        finish(service, next_lease(service))
+    next_lease(service)
+    service.cancel(cycle.id)
+    with database.transaction() as connection:
+        for stage in WORKER_STAGES:
+            repository.update_stage(
+                connection, repository.stage_id(cycle.id, stage), result=result_of(stage), state="done"
+            )
+    with pytest.raises(StageFailedError, match="it was cancelled"):
+        conclude(database, service.artifacts, cycle.id, attempt=1, margin=0.01)
+    service.retry(cycle.id)
+    with pytest.raises(StageFailedError, match="Attempt 1"):
+        conclude(database, service.artifacts, cycle.id, attempt=1, margin=0.01)
+    workflow.failed_step(cycle.id, 1, "late words")
+    assert ended(service, cycle.id).state == "released"
+
+
+def test_a_cycle_requested_while_the_engine_launches_is_started(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_feedback(database, 30)
+    service = CycleService(database, ArtifactStore(settings.artifacts_root, database), settings)
+    launch = workflow.launch
+
+    def launch_and_request(*arguments: Any, **options: Any) -> None:
+        launch(*arguments, **options)
+        service.request_cycle(service.defaults(), trigger="manual")
+
+    monkeypatch.setattr(workflow, "launch", launch_and_request)
+    service.start()
+    try:
+        assert next_lease(service).job.stage == Stage.CURATE
+    finally:
+        service.stop()
+
+
+def test_an_engine_that_cannot_be_launched_is_shut_down(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destroyed: list[bool] = []
+    monkeypatch.setattr(workflow.DBOS, "destroy", lambda **_options: destroyed.append(True))
+    monkeypatch.setattr(workflow.DBOS, "launch", lambda: 1 / 0)
+    service = CycleService(database, ArtifactStore(settings.artifacts_root, database), settings)
+    service.start()
+    service.stop()
+    monkeypatch.undo()
+    workflow.DBOS.destroy(workflow_completion_timeout_sec=0)
+    assert (service.state, destroyed) == ("failed", [True])
+
+
+def test_too_few_people_are_told_before_anything_starts(service: CycleService, database: Database) -> None:
+    give_feedback(database, 30, people=2)
+    with pytest.raises(NotEnoughFeedbackError, match=r"of at least 3 people; there are 30 .* of 2 people"):
+        service.request_cycle(service.defaults(), trigger="manual")
 
 
 def test_an_unknown_cycle_says_how_to_list_them(service: CycleService) -> None:

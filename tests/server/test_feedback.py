@@ -77,6 +77,21 @@ def test_consent_of_the_latest_judgement_counts_so_that_it_can_be_withdrawn(data
     assert stats(database).usable == 0
 
 
+def test_an_admin_neither_grants_nor_withdraws_the_consent_of_others(database: Database):
+    mine, other = asked(database), asked(database)
+    judge(database, mine, correction="4", consent=True)
+    judge(database, mine, ADMIN, comment="good find")
+    judge(database, other, ADMIN, correction="4", consent=True)
+    assert {found.id: found.consent for found in frozen(database)} == {mine: True, other: False}
+    assert (stats(database).usable, stats(database).people) == (1, 1)
+
+
+def test_the_application_that_asked_for_a_person_says_whether_they_consent(database: Database):
+    id_ = asked(database, user="bob", sender=ADMIN.user)
+    judge(database, id_, ADMIN, correction="4", consent=True)
+    assert (frozen(database)[0].consent, stats(database).usable) == (True, 1)
+
+
 def test_device_clock_that_is_ahead_does_not_outrank_a_withdrawal(database: Database):
     ahead = datetime.now(UTC) + timedelta(days=400)
     store_batch(database, [record(1, timestamp=ahead, consent=True)], source="device", sender=ANN.user)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import Row
 
 from everswarm.errors import BadRequestError, ConflictError, NotFoundError
 from everswarm.schemas.job import (
@@ -105,15 +107,35 @@ def test_a_worker_that_asks_again_has_restarted_and_gets_its_job_back_at_once(qu
     assert (again.job.id, again.job.attempt) == (first.job.id, 2)
 
 
-def test_a_job_fails_when_all_tries_are_used(queued: Database) -> None:
-    for _ in range(LIMITS.attempts):
-        held(queued)
-    assert take(queued) is None
-    with queued.read() as connection:
+def row_of(database: Database) -> Row[Any]:
+    with database.read() as connection:
         row = repository.find_stage(connection, "c1.curate")
     assert row is not None
-    assert row.state == "failed"
-    assert "3 of 3 tries" in row.error
+    return row
+
+
+def test_a_job_fails_when_all_tries_are_used(queued: Database) -> None:
+    for number in range(LIMITS.attempts):
+        expire(queued, held(queued, f"w{number}").job.id)
+    assert take(queued, "another") is None
+    assert row_of(queued).state == "failed"
+    assert "3 of 3 tries" in row_of(queued).error
+
+
+def test_restarts_of_the_same_worker_use_up_no_tries_but_end_too(queued: Database) -> None:
+    for number in range(jobs.RESTARTS_LIMIT):
+        assert held(queued).job.attempt == number + 1
+    assert take(queued) is None
+    assert row_of(queued).state == "failed"
+    assert "10 of 10 restarts" in row_of(queued).error
+
+
+def test_a_new_checkpoint_gives_the_tries_back_and_the_same_one_does_not(queued: Database) -> None:
+    for step in (1, 2, 3, 4, 4, 4):
+        lease = held(queued, f"w{step}")
+        jobs.beat(queued, lease.job.id, Beat(token=lease.token, checkpoint={"step": step}), limits=LIMITS)
+        jobs.fail(queued, lease.job.id, JobFailed(token=lease.token, error="no"), limits=LIMITS)
+    assert (row_of(queued).state, row_of(queued).attempts) == ("failed", 6)
 
 
 def test_done_is_idempotent_for_the_same_holder(queued: Database) -> None:

@@ -45,9 +45,12 @@ def overview(client: TestClient, database: Database) -> dict[str, Any]:
     return found
 
 
-def correct(database: Database, count: int) -> None:
-    fields = {"device_id": "dev-1", "timestamp": 0, "messages": [{"role": "user", "content": "?"}], "consent": True}
-    records = [JudgedInteraction.model_validate({**fields, "id": f"i{n}", "correction": "!"}) for n in range(count)]
+def correct(database: Database, count: int, *, people: int = 3) -> None:
+    fields = {"timestamp": 0, "messages": [{"role": "user", "content": "?"}], "consent": True}
+    records = [
+        JudgedInteraction.model_validate({**fields, "id": f"i{n}", "device_id": f"dev-{n % people}", "correction": "!"})
+        for n in range(count)
+    ]
     store_batch(database, records, source="import")
 
 
@@ -120,6 +123,13 @@ def test_next_step_leads_through_the_loop(client: TestClient, database: Database
     assert overview(client, database)["next_step"] == "A cycle is running; its progress is below."
     add_cycle(database, "cycle-2", state="failed")
     assert "everswarm cycle retry cycle-2" in overview(client, database)["next_step"]
+
+
+def test_too_few_people_are_told(client: TestClient, database: Database):
+    correct(database, 30, people=2)
+    found = overview(client, database)
+    assert (found["people"], found["people_needed"]) == (2, 3)
+    assert "at least 3 people, and those there are come from 2." in found["next_step"]
 
 
 def test_released_adapter_waits_for_a_device(client: TestClient, database: Database):

@@ -219,7 +219,7 @@ def test_what_the_endpoint_refuses_is_said_in_its_words(server, upstream):
         server.client.chat.completions.create(model="primary", messages=ASK)
     with pytest.raises(openai.UnprocessableEntityError, match="Shorten it"):
         server.client.chat.completions.create(model="primary", messages=ASK, stream=True)
-    assert stored(server) == []
+    assert [(row.state, row.response) for row in stored(server)] == [("failed", None)] * 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -229,6 +229,7 @@ def test_nobody_who_answers_is_503_with_retry_after(server, upstream, stream):
         server.client.chat.completions.create(model="primary", messages=ASK, stream=stream)
     assert caught.value.status_code == 503
     assert int(caught.value.response.headers["Retry-After"]) > 0
+    assert [row.state for row in stored(server)] == ["failed"]
 
 
 def test_spent_quota_is_429_with_retry_after(server, upstream):
@@ -346,4 +347,4 @@ def test_official_client_chats_with_the_embedded_model(serve, tmp_path):
         "city": {"type": "string", "maxLength": 20}}, "required": ["city"]}}}  # fmt: skip
     answer = server.client.chat.completions.create(model="primary", response_format=shape, **options)
     assert "city" in json.loads(answer.choices[0].message.content)
-    assert [row.state for row in stored(server)] == ["complete"] * 3
+    assert [row.state for row in stored(server)] == ["complete", "complete", "failed", "complete"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -195,8 +196,57 @@ def test_stage_that_dies_without_a_word_fails_with_its_last_lines(
     assert (stage.state, stage.attempts) == ("failed", 2)  # tried again, as it might have been the machine
     assert stage.error == (
         "The process of stage curate ended with code 9 without a word. "
-        "Its last lines: line 5 | line 6 | line 7 | line 8 | out of memory"
+        "Its last lines: line 5 | line 6 | line 7 | line 8 | out of memory "
+        f"The log is {worker.home / 'failed' / job_id}.log"
     )
+    assert (worker.home / "failed" / f"{job_id}.log").read_text(encoding="utf-8").startswith("line 0\nline 1\n")
+
+
+def test_newest_logs_of_failed_jobs_are_kept(
+    server: LocalServer, worker: Worker, play_stage: PlayStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "KEPT_LOGS", 2)
+    failed = worker.home / "failed"
+    failed.mkdir(parents=True)
+    for age in (1, 2, 3):
+        (failed / f"old-{age}.log").touch()
+        os.utime(failed / f"old-{age}.log", (1_000_000 - age, 1_000_000 - age))
+    job_id = server.queue()
+    play_stage("print('x' * 99, file=sys.stderr); emit(error='e' * 9000, final=True)")
+
+    worker.run(once=True)
+
+    assert {path.name for path in failed.iterdir()} == {f"{job_id}.log", "old-1.log"}
+    error = server.stage(job_id).error
+    assert len(error) <= 4000
+    assert error.endswith(f"e The log is {failed / job_id}.log")
+
+
+def test_record_that_the_server_refuses_fails_the_stage_with_the_reason(
+    server: LocalServer, worker: Worker, play_stage: PlayStage
+) -> None:
+    job_id = server.queue()
+    play_stage("emit(result={'filler': 'x' * 3_000_000})")  # more than a request may have
+
+    worker.run(once=True)
+
+    stage = server.stage(job_id)
+    assert (stage.state, stage.attempts) == ("failed", 1)
+    assert stage.error.startswith("The server did not take the result: ")
+
+
+@pytest.mark.parametrize("lost", ["address", "key"])
+def test_worker_finds_the_server_again_after_its_address_or_key_changed(
+    server: LocalServer, worker: Worker, running: Running, play_stage: PlayStage, lost: str
+) -> None:
+    job_id = server.queue()
+    play_stage(DONE)
+    place = ("http://127.0.0.1:9", server.key) if lost == "address" else (server.url, "esw_old")
+    worker.client, worker.find_server = EverswarmClient(*place), server.client
+    running.start()
+    until(lambda: server.stage(job_id).state == "done", what="the record")
+    running.stop()
+    worker.client.close()
 
 
 @pytest.mark.parametrize(("final", "attempts"), [(True, 1), (False, 2)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +14,7 @@ from everswarm.cli.cycle_table import print_cycle
 from everswarm.cli.local import HomeOption, connect, settings_of
 from everswarm.cli.screen import JsonOption, console, print_json, print_table
 from everswarm.client import EverswarmClient
-from everswarm.errors import UnavailableError
+from everswarm.errors import UnauthorizedError, UnavailableError
 from everswarm.schemas.job import Cycle
 
 app = typer.Typer(help="Run a cycle and look at it.", no_args_is_help=True)
@@ -46,10 +48,11 @@ def run(
         }.items()
         if value is not None
     }
-    with connect(settings_of(home)) as client:
+    settings = settings_of(home)
+    with connect(settings) as client:
         cycle = client.start_cycle(wish)
-        if wait:
-            cycle = watch(client, cycle.id, quiet=as_json)
+    if wait:
+        cycle = watch(lambda: connect(settings), cycle.id, quiet=as_json)
     print_json(cycle) if as_json else print_cycle(cycle)
     if cycle.state == "failed":
         raise typer.Exit(1)
@@ -85,9 +88,10 @@ def show(cycle_id: CycleId, home: HomeOption = None, as_json: JsonOption = False
 @app.command(epilog="Example: everswarm cycle retry 01234567-89ab-7cde-8f01-23456789abcd")
 def retry(cycle_id: CycleId, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Go on with a failed or cancelled cycle; finished stages are kept."""
-    with connect(settings_of(home)) as client:
+    settings = settings_of(home)
+    with connect(settings) as client:
         client.retry_cycle(cycle_id)
-        cycle = watch(client, cycle_id, quiet=as_json)
+    cycle = watch(lambda: connect(settings), cycle_id, quiet=as_json)
     print_json(cycle) if as_json else print_cycle(cycle)
     if cycle.state == "failed":
         raise typer.Exit(1)
@@ -101,8 +105,13 @@ def cancel(cycle_id: CycleId, home: HomeOption = None) -> None:
     console.print(f"cycle {cycle_id} is cancelled", markup=False)
 
 
-def watch(client: EverswarmClient, cycle_id: str, *, quiet: bool = False) -> Cycle:
-    """Follow a cycle to its end with a bar a stage; a server that restarts meanwhile is waited for."""
+def watch(find_server: Callable[[], EverswarmClient], cycle_id: str, *, quiet: bool = False) -> Cycle:
+    """Follow a cycle to its end with a bar a stage; a server that restarts meanwhile is waited for.
+
+    Raises:
+        UnavailableError: it was away for too long.
+        UnauthorizedError: it came back and does not know our key.
+    """
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(),
@@ -110,16 +119,20 @@ def watch(client: EverswarmClient, cycle_id: str, *, quiet: bool = False) -> Cyc
         TextColumn("{task.fields[note]}", markup=False),
     )
     silent_since: float | None = None
-    with Progress(*columns, console=console, disable=quiet) as progress:
+    client: EverswarmClient | None = None
+    with Progress(*columns, console=console, disable=quiet) as progress, ExitStack() as clients:
         bars: dict[str, TaskID] = {}
         while True:
             try:
+                client = client or clients.enter_context(find_server())
                 cycle = client.cycle(cycle_id)
                 silent_since = None
-            except UnavailableError:
+            except (UnavailableError, UnauthorizedError):
                 silent_since = silent_since or time.monotonic()
                 if time.monotonic() - silent_since > PATIENCE_SECONDS:
                     raise
+                clients.close()
+                client = None  # it may come back on another port, with another key
                 time.sleep(POLL_SECONDS)
                 continue
             _draw(progress, bars, cycle)

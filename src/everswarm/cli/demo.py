@@ -18,7 +18,9 @@ from everswarm.cli import demo_scenario as scenario
 from everswarm.cli.cycle import watch
 from everswarm.cli.demo_report import DemoReport, DeviceAnswer, FamilyScore, Step, print_report
 from everswarm.cli.demo_server import DemoServer, start_or_join, wait_operational
+from everswarm.cli.local import connect_home
 from everswarm.cli.screen import JsonOption, console, print_json
+from everswarm.cli.serve import show_sign_in
 from everswarm.cli.supervise import training_is_installed
 from everswarm.errors import BadRequestError, MissingExtraError, StageFailedError
 from everswarm.processes import reap_child, start_python_child
@@ -97,7 +99,7 @@ def demo(
         if as_json:
             print_json(report.as_dict())
         if stay:
-            _stay(server)
+            _stay(server, settings.home)
     finally:
         server.stop()
     if report.cycle is not None and report.cycle.state == "failed":
@@ -130,7 +132,7 @@ class _Demo:
                 say(self._import(feedback))
         with self._step("cycle", size=None):
             cycle = self.server.client.start_cycle(wish, trigger="demo")
-            self.report.cycle = watch(self.server.client, cycle.id, quiet=console.quiet)
+            self.report.cycle = watch(lambda: connect_home(self.settings), cycle.id, quiet=console.quiet)
         if self.report.cycle.state != "failed":
             with self._step("device", size=None) as say:
                 say(self._update_device(feedback is None))
@@ -321,14 +323,14 @@ def _add_cost(report: DemoReport, server: DemoServer) -> None:
     report.peak_memory_bytes = max(own.ru_maxrss, children.ru_maxrss) * unit
 
 
-def _stay(server: DemoServer) -> None:
+def _stay(server: DemoServer, home: Path) -> None:
     """Leave the server to the person who watches."""
     if server.child is None:
         console.print(f"The server was running before the demo and goes on: [cyan]{server.url}[/]")
         return
     key = server.client.create_key(KeyCreate(scope=Scope.ADMIN, label="demo sign-in")).key
-    console.print(f"\nThe server runs at [cyan]{server.url}[/]. Sign in with this link (shown this once):")
-    console.print(f"  {server.url}/#key={key}", markup=False, soft_wrap=True)
+    console.print(f"\nThe server runs at [cyan]{server.url}[/].")
+    show_sign_in(home, f"{server.url}/#key={key}")
     console.print("Ctrl-C stops it.")
     with contextlib.suppress(KeyboardInterrupt):
         server.child.wait()

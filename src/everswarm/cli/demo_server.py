@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from everswarm.cli.local import connect
+from everswarm.cli.local import connect_home
 from everswarm.client import EverswarmClient
 from everswarm.errors import EverswarmError, UnavailableError
 from everswarm.processes import Usage, reap_child, start_python_child
@@ -58,7 +58,7 @@ def start_or_join(settings: Settings) -> DemoServer:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and child.poll() is None:
         if _announced_pid(settings.home) == child.pid:
-            client = connect(settings, timeout_seconds=120.0)
+            client = connect_home(settings, timeout_seconds=120.0)
             with suppress(EverswarmError):
                 client.health()
                 return DemoServer(client, child)
@@ -98,7 +98,7 @@ def free_port(settings: Settings) -> int:
 
 def _running(settings: Settings) -> EverswarmClient | None:
     with suppress(EverswarmError):
-        client = connect(settings, timeout_seconds=120.0)
+        client = connect_home(settings, timeout_seconds=120.0)
         client.health()
         client.cycles(limit=1)  # the key must be this home's, not of another server on the same port
         return client

@@ -36,16 +36,16 @@ def write_private(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def announce(settings: Settings, *, url: str, key: str) -> None:
-    """Leave the running server's address and a key for the commands of this machine."""
-    write_private(settings.home / "cli.key", key)
+def announce(settings: Settings, *, url: str) -> None:
+    """Leave the running server's address for the commands of this machine; the key is there already."""
     write_private(settings.home / "server.json", json.dumps({"url": url, "pid": os.getpid()}))
 
 
 def connect(settings: Settings, *, timeout_seconds: float = 60.0) -> EverswarmClient:
-    """Return a client of the server that runs on this home, or that the environment names.
+    """Return a client of the server that the environment names, or else of the one that runs on this home.
 
     Raises:
+        ConfigurationError: the environment names a server and no key.
         UnavailableError: no server has announced itself on this home.
     """
     server, key = os.environ.get("EVERSWARM_SERVER"), os.environ.get("EVERSWARM_KEY")
@@ -53,6 +53,15 @@ def connect(settings: Settings, *, timeout_seconds: float = 60.0) -> EverswarmCl
         raise ConfigurationError("EVERSWARM_SERVER is set and EVERSWARM_KEY is not. Set both, or neither.")
     if server and key:
         return EverswarmClient(server, key, timeout_seconds=timeout_seconds)
+    return connect_home(settings, timeout_seconds=timeout_seconds)
+
+
+def connect_home(settings: Settings, *, timeout_seconds: float = 60.0) -> EverswarmClient:
+    """Return a client of the server that runs on this home, whatever the environment names.
+
+    Raises:
+        UnavailableError: no server has announced itself on this home.
+    """
     try:
         url = json.loads((settings.home / "server.json").read_text(encoding="utf-8"))["url"]
         key = (settings.home / "cli.key").read_text(encoding="utf-8").strip()

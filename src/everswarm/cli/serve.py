@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everswarm.cli.local import HomeOption, announce, settings_of
+from everswarm.cli.local import HomeOption, announce, settings_of, write_private
 from everswarm.cli.screen import console
 from everswarm.cli.supervise import LocalWorker, training_is_installed
-from everswarm.errors import ConfigurationError, MissingExtraError
+from everswarm.client.loopback import is_loopback
+from everswarm.errors import ConfigurationError, MissingExtraError, UnauthorizedError
+from everswarm.schemas.server import Scope
 from everswarm.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from everswarm.server.database import Database
 
 EXAMPLES = """Examples:
 
@@ -48,7 +56,7 @@ def serve(
 
 @dataclass
 class Keys:
-    """What a start of the server made."""
+    """The keys that a running server needs on its machine."""
 
     cli: str
     worker: str
@@ -72,7 +80,7 @@ def run_server(settings: Settings, *, start_worker: bool) -> None:
     url = f"http://{_host_for_url(settings.host)}:{listening.getsockname()[1]}"
     with listening, HomeLock(settings.home, address=url):
         keys = make_keys(settings)
-        announce(settings, url=url, key=keys.cli)
+        announce(settings, url=url)
         worker = LocalWorker(server=url, key=keys.worker, home=settings.home) if start_worker else None
         config = uvicorn.Config(create_app(settings), log_level="warning", timeout_graceful_shutdown=10, lifespan="on")
         server = _polite_server(config)
@@ -88,20 +96,31 @@ def run_server(settings: Settings, *, start_worker: bool) -> None:
 
 
 def make_keys(settings: Settings) -> Keys:
-    """Make the keys of this start; the old ones of the same purpose end."""
-    from everswarm.schemas.server import Scope
-    from everswarm.server.auth.service import create_key, ensure_first_admin_key, revoke_keys_labelled
+    """Return the keys of this machine; made at the first start, and again where one was revoked or lost."""
+    from everswarm.server.auth.service import ensure_first_admin_key
     from everswarm.server.database import Database
 
     database = Database(settings.sqlalchemy_url)
     database.migrate()
     first = ensure_first_admin_key(database)
-    for label in (CLI_KEY_LABEL, WORKER_KEY_LABEL):
-        revoke_keys_labelled(database, label)
-    cli = create_key(database, scope=Scope.ADMIN, label=CLI_KEY_LABEL)
-    worker = create_key(database, scope=Scope.WORKER, label=WORKER_KEY_LABEL)
+    cli = _kept_key(database, settings.home / "cli.key", scope=Scope.ADMIN, label=CLI_KEY_LABEL)
+    worker = _kept_key(database, settings.home / "worker.key", scope=Scope.WORKER, label=WORKER_KEY_LABEL)
     database.close()
-    return Keys(cli=cli.key, worker=worker.key, sign_in=first.key if first else None)
+    return Keys(cli=cli, worker=worker, sign_in=first.key if first else None)
+
+
+def _kept_key(database: Database, path: Path, *, scope: Scope, label: str) -> str:
+    """Return the key in `path` while it is good; else put a new one there, and the old ones of its purpose end."""
+    from everswarm.server.auth.service import create_key, principal_of, revoke_keys_labelled
+
+    with suppress(OSError, UnicodeDecodeError, UnauthorizedError):
+        kept = path.read_text(encoding="utf-8").strip()
+        if principal_of(database, kept).scope == scope:
+            return kept
+    revoke_keys_labelled(database, label)
+    made = create_key(database, scope=scope, label=label).key
+    write_private(path, made)
+    return made
 
 
 def welcome(settings: Settings, *, url: str, keys: Keys, with_worker: bool) -> None:
@@ -109,8 +128,7 @@ def welcome(settings: Settings, *, url: str, keys: Keys, with_worker: bool) -> N
     console.print(f"[bold]everswarm[/] at [cyan]{url}[/]   (API docs: {url}/docs)")
     console.print(f"all state in {settings.home}", markup=False)
     if keys.sign_in:
-        console.print("\nSign in with this link. It is shown this once; whoever has it is an administrator:")
-        console.print(f"  {url}/#key={keys.sign_in}\n", markup=False, soft_wrap=True)
+        show_sign_in(settings.home, f"{url}/#key={keys.sign_in}")
     if not with_worker:
         console.print("Cycles wait for a worker from elsewhere: everswarm worker (EVERSWARM_SERVER, EVERSWARM_KEY).")
     elif not training_is_installed():
@@ -119,11 +137,23 @@ def welcome(settings: Settings, *, url: str, keys: Keys, with_worker: bool) -> N
             "everswarm worker. Cycles wait for it.",
             markup=False,
         )
-    if settings.host not in {"127.0.0.1", "::1", "localhost"}:
+    if not is_loopback(settings.host):
         console.print(
             "[yellow]This address is reachable from other machines over plain HTTP.[/] Put a reverse proxy with TLS in "
             "front (such as Caddy: everswarm.example.org { reverse_proxy 127.0.0.1:8000 })."
         )
+
+
+def show_sign_in(home: Path, link: str) -> None:
+    """Show a sign-in link to the person at the terminal; without one put it into a file: a log would keep it."""
+    if sys.stdout.isatty():
+        console.print("\nSign in with this link. It is shown this once; whoever has it is an administrator:")
+        console.print(f"  {link}\n", markup=False, soft_wrap=True)
+        return
+    path = home / "sign-in.txt"
+    write_private(path, f"{link}\n")
+    console.print("\nSign in with the link in this file, then delete it; whoever has it is an administrator:")
+    console.print(f"  {path}\n", markup=False, soft_wrap=True)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from everswarm.cli.local import HomeOption, connect, settings_of
+from everswarm.cli.local import HomeOption, connect, connect_home, settings_of
 from everswarm.cli.screen import console
 from everswarm.cli.supervise import training_is_installed
 from everswarm.errors import MissingExtraError
@@ -41,6 +41,7 @@ def worker(
     settings = settings_of(home)
     os.environ["EVERSWARM_HOME"] = str(settings.home)
     client = connect(settings)
+    named = "EVERSWARM_SERVER" in os.environ  # else the home's files say where the server is, after a restart too
     stopping = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda _number, _frame: stopping.set())
@@ -50,4 +51,5 @@ def worker(
         home=settings.home / "worker",
         on_event=lambda text: console.print(text, markup=False),
         stopping=stopping,
+        find_server=None if named else lambda: connect_home(settings),
     ).run(once=once)

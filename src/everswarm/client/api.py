@@ -13,7 +13,8 @@ import httpx
 from pydantic import TypeAdapter
 
 from everswarm.client.download import download_artifact
-from everswarm.errors import UnavailableError, error_for_status
+from everswarm.client.loopback import is_loopback
+from everswarm.client.problems import raise_for_problem, unreachable
 from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.interaction import FeedbackAccepted, FeedbackRequest
 from everswarm.schemas.job import Beat, Cycle, JobDone, JobFailed, Lease, LeaseRequest
@@ -31,7 +32,12 @@ class EverswarmClient:
         self.base_url = base_url.rstrip("/")
         self.key = key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.http = httpx.Client(base_url=self.base_url, headers=headers, timeout=timeout_seconds)
+        self.http = httpx.Client(
+            base_url=self.base_url,
+            headers=headers,
+            timeout=timeout_seconds,
+            trust_env=not is_loopback(self.base_url),  # no proxy on the way to ourselves
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -188,29 +194,6 @@ class EverswarmClient:
     def job_failed(self, job_id: str, failed: JobFailed) -> None:
         """`POST /api/jobs/{id}/failed`."""
         self.request("POST", f"/api/jobs/{job_id}/failed", json=failed.model_dump(mode="json"))
-
-
-def unreachable(base_url: str, error: Exception) -> UnavailableError:
-    """Say in words that nobody answers."""
-    reason = str(error) or type(error).__name__
-    return UnavailableError(
-        f"The server at {base_url} does not answer ({reason}). Is it running? Start it with: everswarm serve."
-    )
-
-
-def raise_for_problem(response: httpx.Response) -> None:
-    """Raise what a problem document (RFC 9457) or an OpenAI error object stands for."""
-    if response.status_code < 400:
-        return
-    try:
-        body = response.json()
-        detail = body.get("detail") or (body.get("error") or {}).get("message") or response.text
-    except (ValueError, AttributeError):
-        detail = response.text[:500] or response.reason_phrase
-    retry_after = response.headers.get("Retry-After", "")
-    raise error_for_status(
-        response.status_code, str(detail), retry_after_seconds=int(retry_after) if retry_after.isdigit() else None
-    )
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

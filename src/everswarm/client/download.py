@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from everswarm.errors import DigestMismatchError, NoSpaceError, NotFoundError, UnavailableError, error_for_status
+from everswarm.client.problems import raise_for_problem
+from everswarm.errors import DigestMismatchError, NoSpaceError, NotFoundError, UnavailableError
 from everswarm.schemas.artifact import Artifact
 
 TRIES = 5  # times that the line may break before we give up; what came so far is kept
@@ -77,10 +78,7 @@ def _continue(http: httpx.Client, artifact: Artifact, partial: Path, count: Call
             raise NotFoundError(
                 f"The server no longer has {artifact.name} ({artifact.sha256}). Ask for the latest models again."
             )
-        if response.status_code >= 400:
-            raise error_for_status(
-                response.status_code, f"{artifact.name}: {response.read().decode(errors='replace')[:500]}"
-            )
+        raise_for_problem(response)
         mode = "ab" if response.status_code == 206 else "wb"
         with partial.open(mode) as file:
             for chunk in response.iter_bytes():  # as they come: a cut loses nothing that arrived

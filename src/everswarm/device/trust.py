@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 import httpx
 
+from everswarm.client.loopback import is_loopback
 from everswarm.errors import ConfigurationError, ForbiddenError
 
 
@@ -24,16 +23,9 @@ def refuse_remote(server: str) -> None:
         ) from error
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigurationError(f"'{server}' is no address of a server. Write it as http://127.0.0.1:8000")
-    if url.host != "localhost" and not _is_loopback(url.host):
+    if not is_loopback(url.host):
         raise ForbiddenError(
             f"This device was asked to trust {url.host}, which is another machine. Updates are not signed yet, "
             "so a device takes them only from a server on its own machine (127.0.0.1, ::1 or localhost). "
             "Run the server here and use http://127.0.0.1:8000"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

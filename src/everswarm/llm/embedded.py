@@ -135,11 +135,15 @@ class EmbeddedEngine:
 
     def _run_once(self) -> float:
         """Run one child until it ends; return for how many seconds it answered."""
-        with self._log() as log, self._changed:
-            if self._stopping:
-                return 0.0
-            child = start_python_child(self._arguments, stdout=subprocess.PIPE, stderr=log)
-            self._child = child
+        try:
+            with self._log() as log, self._changed:
+                if self._stopping:
+                    return 0.0
+                child = start_python_child(self._arguments, stdout=subprocess.PIPE, stderr=log)
+                self._child = child
+        except OSError as error:  # no disk for the log, no memory for a process: may mend
+            self._announce(None, f"starting again, since it could not be started ({error})")
+            return 0.0
         address = _read_address(child)
         ready_at = time.monotonic()
         if address is not None:

@@ -56,7 +56,7 @@ def _parameters(arguments: argparse.Namespace) -> Any:
     parameters.port = 0  # any free one
     parameters.ui = False
     parameters.endpoint_slots = False
-    parameters.cors_origins = "null"  # no web page may read from it
+    parameters.cors_origins = "http://everswarm.invalid"  # no page has this origin; sandboxed frames have "null"
     parameters.use_jinja = True
     parameters.verbosity = QUIET
     parameters.n_ctx = arguments.context

@@ -12,6 +12,7 @@ from everswarm.schemas.evaluation import Incumbent
 from everswarm.schemas.interaction import Message
 
 Split = Literal["train", "validation", "test"]
+# train is learnt from, test is scored; validation is set aside for comparing recipes, and no stage reads it
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 

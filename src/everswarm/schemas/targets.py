@@ -20,7 +20,7 @@ class Teacher(Record):
 
 
 class SoftTargets(Record):
-    """Cached soft targets of the train and validation examples of one dataset.
+    """Cached soft targets of the training examples of one dataset.
 
     Each shard is parquet, one row an example: `id`, `text` (the bytes scored), and per teacher token lists
     `start`, `end` (byte span in `text`; an empty span at the end is the end-of-turn token), `logprob` (of the

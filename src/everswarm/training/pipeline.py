@@ -171,6 +171,9 @@ def evaluate_stage(job: Job, workspace: Workspace, settings: Settings) -> Evalua
     dataset = Dataset.model_validate(job.inputs[Stage.CURATE])
     exported = ExportedAdapter.model_validate(job.inputs[Stage.EXPORT])
     weights = _student(job, workspace, settings)
+    incumbent = snapshot.incumbent
+    if incumbent is not None and incumbent.base_gguf.sha256 != exported.base_gguf.sha256:
+        incumbent = None  # an adapter of another base cannot be scored on this one: the new base is the baseline
     candidate = AdapterFiles(
         folder=_adapter_folder(workspace, exported.adapter.weights, exported.adapter.config, name="candidate"),
         gguf=workspace.fetch(exported.adapter_gguf),
@@ -181,7 +184,7 @@ def evaluate_stage(job: Job, workspace: Workspace, settings: Settings) -> Evalua
         base_hf=weights.folder,
         base_gguf=workspace.fetch(exported.base_gguf),
         candidate=candidate,
-        incumbent=_incumbent(workspace, snapshot.incumbent),
+        incumbent=_incumbent(workspace, incumbent),
         work_dir=workspace.folder,
         answer_limit=job.parameters.evaluation_answers,
         seed=job.parameters.seed,
@@ -193,7 +196,7 @@ def evaluate_stage(job: Job, workspace: Workspace, settings: Settings) -> Evalua
         adapter=exported.adapter.weights.sha256,
         adapter_gguf=exported.adapter_gguf.sha256,
         base_gguf=exported.base_gguf.sha256,
-        incumbent_gguf=snapshot.incumbent.adapter_gguf.sha256 if snapshot.incumbent else None,
+        incumbent_gguf=incumbent.adapter_gguf.sha256 if incumbent else None,
         engines=found.engines,
         scores=found.scores,
         comparisons=found.comparisons,

@@ -21,10 +21,12 @@ from typing import Any
 
 from everswarm.client import EverswarmClient
 from everswarm.errors import (
+    BadRequestError,
     ConflictError,
     EverswarmError,
     ForbiddenError,
     NotFoundError,
+    TooLargeError,
     UnauthorizedError,
     UnavailableError,
 )
@@ -34,7 +36,10 @@ from everswarm.schemas.job import Beat, JobDone, JobFailed, Lease, LeaseRequest,
 log = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0  # between two questions for work
 TRIES_BETWEEN_STAGES = 3  # with `once`: the server queues the next stage a moment after the last
+NOT_OURS = (ConflictError, NotFoundError, UnauthorizedError, ForbiddenError)  # no word of ours counts any more
 SHORTEST_BEAT_SECONDS = 0.5  # progress is sent at most this often
+LONGEST_ERROR_CHARACTERS = 4000  # of `schemas.job.JobFailed`
+KEPT_LOGS = 20  # of failed jobs
 EXIT_SECONDS = 10.0  # for a child that has said its last word
 
 
@@ -51,13 +56,17 @@ class Outcome:
 
 @dataclass
 class Worker:
-    """One worker of one server. `home` keeps downloaded artifacts and unfinished work."""
+    """One worker of one server. `home` keeps downloaded artifacts, unfinished work and the logs of failed jobs.
+
+    With `find_server` it asks anew where the server is when that does not answer, or no longer knows the key.
+    """
 
     client: EverswarmClient
     worker_id: str
     home: Path
     on_event: Callable[[str], None] = log.info
     stopping: threading.Event = field(default_factory=threading.Event)
+    find_server: Callable[[], EverswarmClient] | None = None
 
     def run(self, *, once: bool = False) -> None:
         """Work until `stopping` is set; with `once`, until there is nothing to do."""
@@ -66,13 +75,13 @@ class Worker:
         while not self.stopping.is_set():
             try:
                 lease = self.client.lease(LeaseRequest(worker_id=self.worker_id))
-            except (UnauthorizedError, ForbiddenError):  # waiting does not mend a key
-                raise
-            except EverswarmError as error:  # the server restarts: it will be back
-                log.warning("%s", error)
-                lease = None
-                if once:
+            except EverswarmError as error:
+                if self._found_again(error):
+                    continue
+                if once or isinstance(error, UnauthorizedError | ForbiddenError):  # waiting does not mend a key
                     raise
+                log.warning("%s", error)  # the server restarts: it will be back
+                lease = None
             if lease is not None:
                 self._do(lease)
                 patience = TRIES_BETWEEN_STAGES
@@ -105,7 +114,9 @@ class Worker:
             uploaded_bytes=outcome.uploaded_bytes,
             downloaded_bytes=outcome.downloaded_bytes,
         )
-        self._hand_in(lease, outcome, spent)
+        if outcome.error is not None:
+            outcome.error = self._with_log(outcome.error, job.id, folder)
+        self._hand_in(lease, outcome, spent, folder)
         shutil.rmtree(folder, ignore_errors=True)
 
     def _run_child(self, lease: Lease, folder: Path) -> tuple[Outcome, Usage]:
@@ -172,14 +183,16 @@ class Worker:
         """Say that we are still at it; return whether the server heard it."""
         try:
             self.client.beat(lease.job.id, beat)
-        except (ConflictError, NotFoundError, UnauthorizedError, ForbiddenError):
+        except (ConflictError, NotFoundError, ForbiddenError):
             raise
         except EverswarmError as error:  # the lease outlives a restart of the server
+            if not self._found_again(error) and isinstance(error, UnauthorizedError):
+                raise
             log.warning("beat not delivered: %s", error)
             return False
         return True
 
-    def _hand_in(self, lease: Lease, outcome: Outcome, spent: Spent) -> None:
+    def _hand_in(self, lease: Lease, outcome: Outcome, spent: Spent, folder: Path) -> None:
         """Deliver the record, however long the server is away; the lease decides whether it still counts."""
         while True:
             try:
@@ -187,17 +200,54 @@ class Worker:
                     self.client.job_done(lease.job.id, JobDone(token=lease.token, result=outcome.result, spent=spent))
                     self.on_event(f"{lease.job.stage} done in {spent.wall_seconds:.0f} s")
                 else:
-                    error = (outcome.error or "unknown")[:4000]
-                    self.client.job_failed(lease.job.id, JobFailed(token=lease.token, error=error, final=outcome.final))
-                    self.on_event(f"{lease.job.stage} failed: {error}")
+                    text = (outcome.error or "unknown")[:LONGEST_ERROR_CHARACTERS]
+                    self.client.job_failed(lease.job.id, JobFailed(token=lease.token, error=text, final=outcome.final))
+                    self.on_event(f"{lease.job.stage} failed: {text}")
                 return
-            except UnavailableError as error:
-                log.warning("%s of %s not delivered yet: %s", lease.job.stage, lease.job.cycle_id, error)
-                if self.stopping.wait(IDLE_SECONDS):
-                    return
             except EverswarmError as error:
+                if self._found_again(error) or isinstance(error, UnavailableError):
+                    log.warning("%s of %s not delivered yet: %s", lease.job.stage, lease.job.cycle_id, error)
+                    if self.stopping.wait(IDLE_SECONDS):
+                        return
+                    continue
                 self.on_event(f"the server did not take {lease.job.id}: {error}")
-                return
+                if outcome.result is None or isinstance(error, NOT_OURS):
+                    return
+                refusal = self._with_log(f"The server did not take the result: {error}", lease.job.id, folder)
+                outcome = Outcome(error=refusal, final=isinstance(error, BadRequestError | TooLargeError))
+
+    def _found_again(self, error: EverswarmError) -> bool:
+        """After `error` look where the server is now; say whether that is another address or key."""
+        if self.find_server is None or not isinstance(error, UnavailableError | UnauthorizedError):
+            return False
+        try:
+            found = self.find_server()
+        except EverswarmError:  # it has not announced itself yet
+            return False
+        if (found.base_url, found.key) == (self.client.base_url, self.client.key):
+            found.close()
+            return False
+        self.client.close()
+        self.client = found
+        self.on_event(f"the server is at {found.base_url} now")
+        return True
+
+    def _with_log(self, error: str, job_id: str, folder: Path) -> str:
+        """Keep the log of a failed job, if it says anything; return `error` with its place."""
+        written, kept = folder / "stage.log", self.home / "failed" / f"{job_id}.log"
+        try:
+            if not written.exists() or written.stat().st_size == 0:
+                return error
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            written.replace(kept)
+            logs = sorted(kept.parent.glob("*.log"), key=lambda path: path.stat().st_mtime)
+            for path in logs[:-KEPT_LOGS]:
+                path.unlink(missing_ok=True)
+        except OSError as problem:
+            log.warning("the log of %s is not kept: %s", job_id, problem)
+            return error
+        place = f" The log is {kept}"
+        return error[: LONGEST_ERROR_CHARACTERS - len(place)] + place
 
 
 def _read_lines(child: subprocess.Popen[str], lines: queue.Queue[dict[str, Any] | None]) -> None:

@@ -1,7 +1,8 @@
 """Leases: the right to do one stage for a while.
 
 A worker that is silent longer than its lease loses the job to the next one, and its late words are refused by the
-token (409). A worker that asks again has restarted, so what it held goes back to the queue at once.
+token (409). A worker that asks again has restarted, so what it held goes back to the queue at once. A restart uses up
+no try, but restarts are bounded too: some stages end their worker. A new checkpoint sets both counts back.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from everswarm.schemas.targets import SoftTargets
 from everswarm.server.cycles import repository
 from everswarm.server.database import Database
 from everswarm.settings import WorkerSettings
+
+RESTARTS_LIMIT = 10  # of workers in one stage, with no new checkpoint between; then the stage itself is to blame
 
 RESULT_OF_STAGE: dict[Stage, type[Record]] = {
     Stage.CURATE: Dataset,
@@ -67,12 +70,14 @@ def beat(database: Database, job_id: str, sent: Beat, *, limits: WorkerSettings)
         ConflictError: the lease is another's by now, or the cycle has ended.
     """
     with database.transaction() as connection:
-        _held(connection, job_id, sent.token)
+        row = _held(connection, job_id, sent.token)
         values: dict[str, Any] = {"leased_until": datetime.now(UTC) + timedelta(seconds=limits.lease_seconds)}
         if sent.progress is not None:
             values["progress"] = sent.progress.model_dump(mode="json")
         if sent.checkpoint is not None:
             values["checkpoint"] = sent.checkpoint
+            if sent.checkpoint != row.checkpoint:
+                values |= {"tries": 0, "restarts": 0}
         repository.update_stage(connection, job_id, **values)
 
 
@@ -104,20 +109,25 @@ def fail(database: Database, job_id: str, failed: JobFailed, *, limits: WorkerSe
     """Put the job back into the queue, or end it when another try would not help or all tries are used."""
     with database.transaction() as connection:
         row = _held(connection, job_id, failed.token)
-        over = failed.final or row.attempts >= limits.attempts
-        _give_up(connection, row, error=failed.error, over=over)
+        tries = row.tries + 1
+        over = failed.final or tries >= limits.attempts
+        _give_up(connection, row, error=failed.error, over=over, tries=tries)
 
 
 def _return_lost_leases(connection: Connection, *, now: datetime, asking: str, attempts_limit: int) -> None:
     for row in repository.leased_stages(connection):
         silent = row.leased_until is not None and row.leased_until < now
-        if silent or row.worker_id == asking:
-            over = row.attempts >= attempts_limit
-            error = f"The worker {row.worker_id} stopped answering; {row.attempts} of {attempts_limit} tries are used."
-            _give_up(connection, row, error=error, over=over)
+        if row.worker_id == asking:
+            restarts = row.restarts + 1
+            error = f"The worker {asking} ended in the middle; {restarts} of {RESTARTS_LIMIT} restarts are used."
+            _give_up(connection, row, error=error, over=restarts >= RESTARTS_LIMIT, restarts=restarts)
+        elif silent:
+            tries = row.tries + 1
+            error = f"The worker {row.worker_id} stopped answering; {tries} of {attempts_limit} tries are used."
+            _give_up(connection, row, error=error, over=tries >= attempts_limit, tries=tries)
 
 
-def _give_up(connection: Connection, row: Row[Any], *, error: str, over: bool) -> None:
+def _give_up(connection: Connection, row: Row[Any], *, error: str, over: bool, **counts: int) -> None:
     repository.update_stage(
         connection,
         row.id,
@@ -126,6 +136,7 @@ def _give_up(connection: Connection, row: Row[Any], *, error: str, over: bool) -
         lease_token=None,
         leased_until=None,
         finished_at=datetime.now(UTC) if over else None,
+        **counts,
     )
 
 

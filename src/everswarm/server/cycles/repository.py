@@ -45,6 +45,12 @@ def recent_cycles(connection: Connection, limit: int) -> list[Cycle]:
     return _with_stages(connection, connection.execute(query).all())
 
 
+def is_under_way(connection: Connection, cycle_id: str, *, attempt: int) -> bool:
+    """Say whether the cycle runs and `attempt` is the present one; holds the row, so that it stays so until commit."""
+    wanted = select(cycles.c.id).where(cycles.c.id == cycle_id, cycles.c.state == "running")
+    return connection.execute(wanted.where(cycles.c.attempt == attempt).with_for_update()).first() is not None
+
+
 def attempt_of(connection: Connection, cycle_id: str) -> int:
     """Return how often the cycle was started."""
     return int(connection.execute(select(cycles.c.attempt).where(cycles.c.id == cycle_id)).scalar_one())
@@ -66,6 +72,8 @@ def insert_stage(
         "state": state,
         "inputs": inputs,
         "attempts": 0,
+        "tries": 0,
+        "restarts": 0,
         "created_at": created_at,
     }
     return insert_ignore(connection, stages, [row]) == 1
@@ -73,7 +81,9 @@ def insert_stage(
 
 def find_stage(connection: Connection, job_id: str) -> Row[Any] | None:
     """Return the row of one stage, with the parameters of its cycle."""
-    query = select(stages, cycles.c.parameters, cycles.c.state.label("cycle_state")).join(cycles)
+    query = select(
+        stages, cycles.c.parameters, cycles.c.state.label("cycle_state"), cycles.c.attempt.label("cycle_attempt")
+    ).join(cycles)
     return connection.execute(query.where(stages.c.id == job_id)).first()
 
 

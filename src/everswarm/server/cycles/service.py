@@ -85,7 +85,8 @@ class CycleService:
         """End a running cycle; its worker notices at the next beat."""
         with self.database.transaction() as connection:
             cycle = self._existing(repository.find_cycle(connection, cycle_id), cycle_id)
-            if cycle.state != "running":
+            attempt = repository.attempt_of(connection, cycle_id)
+            if not repository.is_under_way(connection, cycle_id, attempt=attempt):
                 raise ConflictError(f"Cycle {cycle_id} is {cycle.state} already.")
             repository.update_cycle(
                 connection, cycle_id, state="cancelled", reason="cancelled by hand", finished_at=datetime.now(UTC)
@@ -121,10 +122,16 @@ class CycleService:
             )
             url = self._system_database_url()
             workflow.launch(context, system_database_url=url, schedule=self.settings.cycle.schedule)
-            self.state = "ready"
         except Exception:
             log.exception("the cycles could not be launched; chat and feedback go on")
             self.state = "failed"
+            return
+        # ready first: a cycle that is written down from here on is started by who asked, all others are in the list
+        self.state = "ready"
+        try:
+            workflow.start_written_down()
+        except Exception:
+            log.exception("a cycle that is written down could not be started; start the server again")
 
     def _system_database_url(self) -> str:
         """Return where DBOS keeps its own tables: beside ours on Postgres, in a file of their own on SQLite."""

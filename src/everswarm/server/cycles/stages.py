@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from everswarm.errors import NotEnoughFeedbackError
+from everswarm.errors import NotEnoughFeedbackError, StageFailedError
 from everswarm.schemas.adapter import Adapter, ExportedAdapter
 from everswarm.schemas.artifact import ArtifactKind
 from everswarm.schemas.dataset import Dataset, Snapshot, Split
@@ -26,8 +26,10 @@ from everswarm.server.feedback.service import judged_interactions
 from everswarm.server.fleet.service import latest_release, publish_release
 from everswarm.server.registry.service import ArtifactStore
 
+MINIMUM_PEOPLE = 3  # training, validation and test share nobody
 
-def take_snapshot(database: Database, artifacts: ArtifactStore, *, role: str) -> Snapshot:
+
+def take_snapshot(database: Database, artifacts: ArtifactStore, *, role: str, student: str) -> Snapshot:
     """Freeze the judged interactions as JSON lines, with what the candidate will be measured against."""
     count = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +38,7 @@ def take_snapshot(database: Database, artifacts: ArtifactStore, *, role: str) ->
             for interaction in judged_interactions(connection):
                 file.write(interaction.model_dump_json() + "\n")
                 count += 1
-            incumbent = _incumbent(connection, role)
+            incumbent = _incumbent(connection, role=role, student=student)
             latest_dataset = repository.latest_result(connection, Stage.CURATE, role=role)
         data = artifacts.put_file(path, kind=ArtifactKind.SNAPSHOT)
     split_of_user: dict[str, Split] = {}
@@ -46,10 +48,15 @@ def take_snapshot(database: Database, artifacts: ArtifactStore, *, role: str) ->
 
 
 def conclude(
-    database: Database, artifacts: ArtifactStore, cycle_id: str, *, parameters: CycleParameters, margin: float
+    database: Database, artifacts: ArtifactStore, cycle_id: str, *, attempt: int, margin: float
 ) -> dict[str, Any]:
-    """Let the gate decide; publish a release if it says so, and end the cycle, in one transaction."""
-    with database.read() as connection:
+    """Let the gate decide; publish a release if it says so, and end the cycle, in one transaction.
+
+    Raises:
+        StageFailedError: the cycle was cancelled, or this is no longer its attempt; nothing is published.
+    """
+    with database.transaction() as connection:
+        parameters = parameters_under_way(connection, cycle_id, attempt=attempt)
         results = repository.results_of(connection, cycle_id)
     evaluation = Evaluation.model_validate(results[Stage.EVALUATE])
     exported = ExportedAdapter.model_validate(results[Stage.EXPORT])
@@ -60,6 +67,7 @@ def conclude(
     )
     result: dict[str, Any] = {"decision": decision.model_dump(mode="json"), "release": None}
     with database.transaction() as connection:
+        parameters_under_way(connection, cycle_id, attempt=attempt)
         release_id = None
         if decision.promote:
             release = publish_release(
@@ -91,23 +99,40 @@ def conclude(
     return result
 
 
+def parameters_under_way(connection: Connection, cycle_id: str, *, attempt: int) -> CycleParameters:
+    """Return what the cycle is to do.
+
+    Raises:
+        StageFailedError: it was cancelled or has ended, or a retry took over.
+    """
+    cycle = repository.find_cycle(connection, cycle_id)
+    if cycle is None or not repository.is_under_way(connection, cycle_id, attempt=attempt):
+        raise StageFailedError(f"Attempt {attempt} of cycle {cycle_id} is over: it was cancelled, or retried.")
+    return cycle.parameters
+
+
 def check_enough_feedback(database: Database, *, minimum: int) -> None:
     """Refuse a cycle that could not succeed, before anything is started.
 
     Raises:
-        NotEnoughFeedbackError: says how many usable judgements there are and how many are needed.
+        NotEnoughFeedbackError: says how many usable judgements there are, of how many people, and what is needed.
     """
     judged = usable = 0
+    people: set[str] = set()
     with database.read() as connection:
         for interaction in judged_interactions(connection):
             judged += 1
-            usable += _usable(interaction)
-            if usable >= minimum:
+            if _usable(interaction):
+                usable += 1
+                people.add(interaction.device_id)
+            if usable >= minimum and len(people) >= MINIMUM_PEOPLE:
                 return
+    missing = minimum - usable
+    wish = f"Rate and correct {missing} more" if missing > 0 else "Let more people rate and correct"
     raise NotEnoughFeedbackError(
         f"A cycle needs at least {minimum} interactions that were corrected, or rated 4 or 5, with "
-        f"consent to training; there are {usable} (of {judged} judged). Rate and correct {minimum - usable} more, "
-        "or import some: everswarm feedback import FILE."
+        f"consent to training, of at least {MINIMUM_PEOPLE} people; there are {usable} (of {judged} judged), "
+        f"of {len(people)} people. {wish}, or import some: everswarm feedback import FILE."
     )
 
 
@@ -116,9 +141,10 @@ def _usable(interaction: JudgedInteraction) -> bool:
     return interaction.consent and (bool(interaction.correction) or liked)
 
 
-def _incumbent(connection: Connection, role: str) -> Incumbent | None:
+def _incumbent(connection: Connection, *, role: str, student: str) -> Incumbent | None:
+    """Return what is in use, unless it adapts another student: an adapter fits its own base only."""
     release = latest_release(connection, role)
-    if release is None or release.adapter is None:
+    if release is None or release.adapter is None or release.student != student:
         return None
     adapter = Adapter.model_validate(repository.results_of(connection, release.cycle_id)[Stage.DISTILL])
     return Incumbent(

@@ -33,7 +33,9 @@ stages = Table(
     Column("result", JSON),
     Column("spent", JSON),
     Column("error", Text),
-    Column("attempts", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),  # leases
+    Column("tries", Integer, nullable=False),  # leases that expired or failed since the last checkpoint
+    Column("restarts", Integer, nullable=False),  # leases that their worker left by restarting, since then
     Column("worker_id", String(100)),
     Column("lease_token", String(64)),
     Column("leased_until", UtcDateTime),

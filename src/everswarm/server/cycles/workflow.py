@@ -15,9 +15,10 @@ from typing import Any
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 
 from everswarm.errors import StageFailedError
-from everswarm.schemas.job import WORKER_STAGES, CycleParameters, Stage
+from everswarm.schemas.artifact import ArtifactKind
+from everswarm.schemas.job import WORKER_STAGES, Stage
 from everswarm.server.cycles import repository
-from everswarm.server.cycles.stages import conclude, take_snapshot
+from everswarm.server.cycles.stages import conclude, parameters_under_way, take_snapshot
 from everswarm.server.database import Database
 from everswarm.server.registry.service import ArtifactStore
 
@@ -45,9 +46,26 @@ _context: Context | None = None
 
 
 def launch(context: Context, *, system_database_url: str, schedule: str | None) -> None:
-    """Start DBOS, which takes up the workflows that a crash cut off, and start those that were only written down."""
+    """Start DBOS, which takes up the workflows that a crash cut off. What fails here leaves nothing running behind."""
     global _context  # noqa: PLW0603
     _context = context
+    try:
+        _launch_engine(system_database_url=system_database_url, schedule=schedule)
+    except BaseException:
+        context.stopping.set()
+        DBOS.destroy(workflow_completion_timeout_sec=0)
+        raise
+
+
+def start_written_down() -> None:
+    """Start the workflows of the cycles that are written down as running; those that are started already go on."""
+    with _current().database.read() as connection:
+        running = repository.running_cycles(connection)
+    for cycle_id, attempt, _role in running:
+        start(cycle_id, attempt=attempt)
+
+
+def _launch_engine(*, system_database_url: str, schedule: str | None) -> None:
     DBOS(
         config=DBOSConfig(
             name="everswarm",
@@ -67,10 +85,6 @@ def launch(context: Context, *, system_database_url: str, schedule: str | None) 
         DBOS.apply_schedules(
             [{"schedule_name": SCHEDULE_NAME, "workflow_fn": scheduled_cycle, "schedule": schedule, "context": None}]
         )
-    with context.database.read() as connection:
-        running = repository.running_cycles(connection)
-    for cycle_id, attempt, _role in running:
-        start(cycle_id, attempt=attempt)
 
 
 def shut_down() -> None:
@@ -86,19 +100,19 @@ def start(cycle_id: str, *, attempt: int) -> None:
     workflow_id = f"cycle-{cycle_id}-{attempt}"
     if DBOS.get_workflow_status(workflow_id) is None:
         with SetWorkflowID(workflow_id):
-            DBOS.start_workflow(run_cycle, cycle_id)
+            DBOS.start_workflow(run_cycle, cycle_id, attempt)
 
 
 @DBOS.workflow(name="run_cycle")
-def run_cycle(cycle_id: str) -> None:
+def run_cycle(cycle_id: str, attempt: int) -> None:
     """Snapshot → curate → label → distill → export → evaluate → release."""
     try:
-        snapshot_step(cycle_id)
+        snapshot_step(cycle_id, attempt)
         for stage in WORKER_STAGES:
-            work_step(cycle_id, stage.value)
-        release_step(cycle_id)
+            work_step(cycle_id, attempt, stage.value)
+        release_step(cycle_id, attempt)
     except Exception as error:
-        failed_step(cycle_id, str(error))
+        failed_step(cycle_id, attempt, str(error))
 
 
 @DBOS.workflow(name="scheduled_cycle")
@@ -114,18 +128,20 @@ def scheduled_step() -> None:
 
 
 @DBOS.step(name="snapshot")
-def snapshot_step(cycle_id: str) -> None:
+def snapshot_step(cycle_id: str, attempt: int) -> None:
     """Freeze the feedback, once."""
     context = _current()
     with context.database.transaction() as connection:
+        parameters = parameters_under_way(connection, cycle_id, attempt=attempt)
         repository.insert_stage(
             connection, cycle_id, Stage.SNAPSHOT, state="running", inputs={}, created_at=datetime.now(UTC)
         )
         done = repository.results_of(connection, cycle_id).get(Stage.SNAPSHOT)
     if done is not None:
         return
-    snapshot = take_snapshot(context.database, context.artifacts, role=_parameters(context, cycle_id).role)
+    snapshot = take_snapshot(context.database, context.artifacts, role=parameters.role, student=parameters.student)
     with context.database.transaction() as connection:
+        parameters_under_way(connection, cycle_id, attempt=attempt)
         repository.update_stage(
             connection,
             repository.stage_id(cycle_id, Stage.SNAPSHOT),
@@ -136,10 +152,11 @@ def snapshot_step(cycle_id: str) -> None:
 
 
 @DBOS.step(name="work")
-def work_step(cycle_id: str, stage_name: str) -> None:
+def work_step(cycle_id: str, attempt: int, stage_name: str) -> None:
     """Queue one stage for a worker, unless that was done before, and wait until it ends."""
     context, stage = _current(), Stage(stage_name)
     with context.database.transaction() as connection:
+        parameters_under_way(connection, cycle_id, attempt=attempt)
         inputs = repository.results_of(connection, cycle_id)
         repository.insert_stage(
             connection, cycle_id, stage, state="queued", inputs=inputs, created_at=datetime.now(UTC)
@@ -147,8 +164,8 @@ def work_step(cycle_id: str, stage_name: str) -> None:
     while True:
         with context.database.read() as connection:
             row = repository.find_stage(connection, repository.stage_id(cycle_id, stage))
-        if row is None or row.cycle_state != "running":
-            raise StageFailedError("The cycle was cancelled.")
+        if row is None or row.cycle_state != "running" or row.cycle_attempt != attempt:
+            raise StageFailedError("The cycle was cancelled, or a retry took over.")
         if row.state == "done":
             return
         if row.state == "failed":
@@ -158,23 +175,21 @@ def work_step(cycle_id: str, stage_name: str) -> None:
 
 
 @DBOS.step(name="release")
-def release_step(cycle_id: str) -> None:
+def release_step(cycle_id: str, attempt: int) -> None:
     """Decide, and publish if the gate says so."""
     context = _current()
-    conclude(
-        context.database,
-        context.artifacts,
-        cycle_id,
-        parameters=_parameters(context, cycle_id),
-        margin=context.margin,
-    )
+    conclude(context.database, context.artifacts, cycle_id, attempt=attempt, margin=context.margin)
+    with context.database.read() as connection:
+        others_run = bool(repository.running_cycles(connection))
+    if not others_run:  # a finished cycle resumes nothing
+        context.artifacts.delete_kind(ArtifactKind.CHECKPOINT)
 
 
 @DBOS.step(name="failed")
-def failed_step(cycle_id: str, reason: str) -> None:
-    """Write down why the cycle ended."""
+def failed_step(cycle_id: str, attempt: int, reason: str) -> None:
+    """Write down why the cycle ended, unless it was cancelled or a retry took over."""
     with _current().database.transaction() as connection:
-        if cycle_id in {found for found, _attempt, _role in repository.running_cycles(connection)}:
+        if repository.is_under_way(connection, cycle_id, attempt=attempt):
             repository.update_cycle(connection, cycle_id, state="failed", reason=reason, finished_at=datetime.now(UTC))
 
 
@@ -182,11 +197,3 @@ def _current() -> Context:
     if _context is None:
         raise StageFailedError("The cycles were not launched.")
     return _context
-
-
-def _parameters(context: Context, cycle_id: str) -> CycleParameters:
-    with context.database.read() as connection:
-        cycle = repository.find_cycle(connection, cycle_id)
-    if cycle is None:
-        raise StageFailedError(f"There is no cycle {cycle_id}.")
-    return cycle.parameters

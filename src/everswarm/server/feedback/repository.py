@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, distinct, func, insert, or_, select
+from sqlalchemy import Connection, Row, Select, and_, distinct, func, insert, not_, or_, select
 
 from everswarm.schemas.base import Record
 from everswarm.server.database import insert_ignore
@@ -20,7 +20,8 @@ class FeedbackStats(Record):
 
     interactions: int
     judged: int  # interactions with at least one judgement
-    usable: int  # corrected, or answered and rated 4 or 5; with the consent of the latest judgement
+    usable: int  # corrected, or answered and rated 4 or 5; with the latest consent of who asked
+    people: int  # of whom these usable ones are
     ratings: int
     corrections: int
     comments: int
@@ -83,6 +84,7 @@ def judgements(connection: Connection) -> Iterable[Row[Any]]:
             feedback.c.correction,
             feedback.c.comment,
             feedback.c.consent,
+            _may_consent().label("may_consent"),
         )
         .join(feedback, feedback.c.interaction_id == interactions.c.id)
         .order_by(interactions.c.id, feedback.c.created_at, feedback.c.id)
@@ -106,10 +108,12 @@ def count_all(connection: Connection) -> FeedbackStats:
             func.avg(feedback.c.rating).label("mean_rating"),
         )
     ).one()
+    usable = connection.execute(_count_usable()).one()
     return FeedbackStats(
         interactions=asked.interactions,
         judged=given.judged,
-        usable=connection.execute(_count_usable()).scalar_one(),
+        usable=usable.interactions,
+        people=usable.people,
         ratings=given.ratings,
         corrections=given.corrections,
         comments=given.comments,
@@ -123,24 +127,33 @@ def _owned_by(user: str) -> Any:
     return or_(interactions.c.user == user, interactions.c.sender == user)
 
 
-def _newest_first(column: Any) -> Any:
-    """Rank the judgements of an interaction that say anything in `column`, the newest first."""
+def _may_consent() -> Any:
+    """Say whether a judgement is of who asked, or of the application that asked for them: nobody else's is consent."""
+    return feedback.c.user.in_([interactions.c.user, func.coalesce(interactions.c.sender, interactions.c.user)])
+
+
+def _newest_first(says_nothing: Any) -> Any:
+    """Rank the judgements of an interaction, the newest first; last those for which `says_nothing` holds."""
     return func.row_number().over(
         partition_by=feedback.c.interaction_id,
-        order_by=(column.is_(None), feedback.c.created_at.desc(), feedback.c.id.desc()),
+        order_by=(says_nothing, feedback.c.created_at.desc(), feedback.c.id.desc()),
     )
 
 
-def _count_usable() -> Select[int]:
+def _count_usable() -> Select[int, int]:
     """Fold as `judged_interactions` does, in SQL, because a page that refreshes asks for it."""
-    ranked = select(
-        feedback.c.interaction_id,
-        feedback.c.consent,
-        feedback.c.rating,
-        feedback.c.correction,
-        _newest_first(feedback.c.consent).label("consent_rank"),
-        _newest_first(feedback.c.rating).label("rating_rank"),
-    ).subquery()
+    ranked = (
+        select(
+            feedback.c.interaction_id,
+            and_(feedback.c.consent, _may_consent()).label("consent"),
+            feedback.c.rating,
+            feedback.c.correction,
+            _newest_first(not_(_may_consent())).label("consent_rank"),
+            _newest_first(feedback.c.rating.is_(None)).label("rating_rank"),
+        )
+        .join(interactions, interactions.c.id == feedback.c.interaction_id)
+        .subquery()
+    )
     folded = (
         select(
             ranked.c.interaction_id,
@@ -153,7 +166,7 @@ def _count_usable() -> Select[int]:
     )
     liked = and_(folded.c.likes == 1, interactions.c.response != "")
     return (
-        select(func.count())
+        select(func.count().label("interactions"), func.count(distinct(interactions.c.user)).label("people"))
         .select_from(folded.join(interactions, interactions.c.id == folded.c.interaction_id))
         .where(folded.c.consents == 1, or_(folded.c.corrections > 0, liked))
     )

@@ -120,8 +120,9 @@ def recent_interactions(database: Database, principal: Principal, *, limit: int)
 def judged_interactions(connection: Connection) -> Iterator[JudgedInteraction]:
     """Yield the interactions with at least one judgement, by id: what a cycle freezes.
 
-    Of rating, correction and comment the latest that was given counts; of consent that of the latest judgement, so
-    that it can be withdrawn. Conversations without a closing text question (calls of tools) are left out.
+    Of rating, correction and comment the latest that was given counts; of consent that of the latest judgement by who
+    asked, or by the application that asked for them, so that it can be withdrawn. Conversations without a closing text
+    question (calls of tools) are left out.
     """
     left_out = 0
     for _, rows in groupby(repository.judgements(connection), key=lambda row: row.id):
@@ -141,6 +142,7 @@ def stats(database: Database) -> repository.FeedbackStats:
 
 def _folded(rows: list[Row[Any]]) -> JudgedInteraction:
     latest = rows[-1]
+    consents = [bool(row.consent) for row in rows if row.may_consent]
     judged = {name: value for row in rows for name in JUDGEMENTS if (value := row._mapping[name]) is not None}
     return JudgedInteraction(
         id=latest.id,
@@ -149,7 +151,7 @@ def _folded(rows: list[Row[Any]]) -> JudgedInteraction:
         messages=latest.messages,
         response=latest.response,
         model=latest.model,
-        consent=latest.consent,
+        consent=bool(consents) and consents[-1],
         **judged,
     )
 

@@ -22,6 +22,7 @@ from everswarm.server.registry.service import (
     ArtifactsDep,
     ArtifactStore,
     Upload,
+    file_is_gone,
     too_large,
 )
 
@@ -48,6 +49,8 @@ def download_artifact(store: ArtifactsDep, principal: PrincipalDep, request: Req
     if _names(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
     path = store.local_path(sha256)
+    if path is None and request.method == "HEAD" and store.find(sha256) is None:
+        raise file_is_gone(artifact)
     if path is not None:
         return ArtifactFile(path, headers=headers, media_type="application/octet-stream", filename=artifact.name)
     return _stream(store, artifact, request, headers)

@@ -99,7 +99,17 @@ class ArtifactStore:
         try:
             return self._storage.open(sha256)
         except FileNotFoundError as error:
-            raise _file_is_gone(artifact) from error
+            raise file_is_gone(artifact) from error
+
+    def delete_kind(self, kind: ArtifactKind) -> int:
+        """Delete all artifacts of one kind and return how many there were; for what is only needed for a while."""
+        with self._database.transaction() as connection:
+            found = repository.artifacts_of_kind(connection, kind)
+            for sha256 in found:
+                repository.forget_artifact(connection, sha256)
+        for sha256 in found:
+            self._storage.delete(sha256)
+        return len(found)
 
     def local_path(self, sha256: str) -> Path | None:
         """Return where the file is on this machine; None when the store is elsewhere or the file is not there."""
@@ -168,7 +178,8 @@ def too_large(name: str, *, limit_bytes: int) -> TooLargeError:
     return TooLargeError(f"{name} is larger than {limit_bytes:,} bytes, the most that one artifact may have.")
 
 
-def _file_is_gone(artifact: Artifact) -> NotFoundError:
+def file_is_gone(artifact: Artifact) -> NotFoundError:
+    """Return the error for an artifact that is known and whose file is lost."""
     return NotFoundError(
         f"The file of the artifact {artifact.name} ({artifact.sha256}) is missing from the store. "
         "Restore it from a backup, or send it again."

@@ -46,6 +46,9 @@ class Storage(Protocol):
     def local_path(self, sha256: str) -> Path | None:
         """Return where the file is on this machine, if it is."""
 
+    def delete(self, sha256: str) -> None:
+        """Delete the file, if it is there."""
+
 
 def open_storage(root_url: str) -> Storage:
     """Return the storage at `root_url`: a folder, a `file://` URL, or what fsspec has a driver for."""
@@ -88,6 +91,10 @@ class FolderStorage:
         """Return where the file is, if it is there."""
         path = self._path(sha256)
         return path if path.is_file() else None
+
+    def delete(self, sha256: str) -> None:
+        """Delete the file, if it is there."""
+        self._path(sha256).unlink(missing_ok=True)
 
     def _remove_abandoned(self) -> None:
         oldest = time.time() - ABANDONED_SECONDS
@@ -162,6 +169,11 @@ class UrlStorage:
     def local_path(self, sha256: str) -> Path | None:
         """Return None: the file is elsewhere."""
         return None
+
+    def delete(self, sha256: str) -> None:
+        """Delete the file, if it is there."""
+        if self.exists(sha256):
+            self._files.rm(self._path(sha256))
 
     def _path(self, sha256: str) -> str:
         return "/".join((self._root, *_parts(sha256)))

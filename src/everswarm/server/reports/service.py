@@ -9,7 +9,9 @@ import everswarm
 from everswarm.schemas.base import Record, Timestamp
 from everswarm.schemas.job import Cycle, Stage
 from everswarm.schemas.server import Health
+from everswarm.server.cycles.stages import MINIMUM_PEOPLE
 from everswarm.server.database import Database
+from everswarm.server.feedback.repository import FeedbackStats
 from everswarm.server.reports import repository
 from everswarm.server.reports.repository import State
 
@@ -40,6 +42,8 @@ class Overview(Record):
     judged: int
     usable: int  # of the judged, those that a cycle can learn from
     needed: int  # how many of these a cycle needs
+    people: int  # of whom the usable ones are
+    people_needed: int
     corrections: int
     ratings: int
     mean_rating: float | None
@@ -83,6 +87,8 @@ def overview_of(database: Database, *, needed: int) -> Overview:
         judged=state.feedback.judged,
         usable=state.feedback.usable,
         needed=needed,
+        people=state.feedback.people,
+        people_needed=MINIMUM_PEOPLE,
         corrections=state.feedback.corrections,
         ratings=state.feedback.ratings,
         mean_rating=state.feedback.mean_rating,
@@ -97,21 +103,32 @@ def overview_of(database: Database, *, needed: int) -> Overview:
 def next_step(state: State, *, needed: int) -> str:
     """Return in one sentence what a person should do now."""
     latest = state.cycles[0] if state.cycles else None
-    missing = needed - state.feedback.usable
     if latest is not None and latest.state in {"running", "failed"}:
         return _about_unfinished(latest)
-    if state.feedback.interactions == 0:
+    if lacking := _about_lacking_feedback(state.feedback, needed=needed):
+        return lacking
+    if latest is None:
+        return f"There are {state.feedback.usable} examples to learn from: start a cycle with `everswarm cycle run`."
+    if state.releases and not state.devices:
+        return "A release is ready and no device runs it yet: `everswarm device enroll`."
+    return "Nothing needs you now: keep rating and correcting, and the next cycle learns from it."
+
+
+def _about_lacking_feedback(feedback: FeedbackStats, *, needed: int) -> str | None:
+    missing = needed - feedback.usable
+    if feedback.interactions == 0:
         return f"Ask something, then rate or correct the answer: a cycle needs {needed} examples."
     if missing > 0:
         return (
             f"Correct {missing} more {'answer' if missing == 1 else 'answers'}, or rate good ones 4 or 5, with consent "
             f"to training: a cycle needs {needed} examples."
         )
-    if latest is None:
-        return f"There are {state.feedback.usable} examples to learn from: start a cycle with `everswarm cycle run`."
-    if state.releases and not state.devices:
-        return "A release is ready and no device runs it yet: `everswarm device enroll`."
-    return "Nothing needs you now: keep rating and correcting, and the next cycle learns from it."
+    if feedback.people < MINIMUM_PEOPLE:
+        return (
+            f"Let others ask and correct too: a cycle needs examples of at least {MINIMUM_PEOPLE} people, and those "
+            f"there are come from {feedback.people}."
+        )
+    return None
 
 
 def _about_unfinished(cycle: Cycle) -> str:

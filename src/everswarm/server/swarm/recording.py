@@ -59,6 +59,13 @@ class Recording:
         """Store the call; a cancellation of the caller does not stop it, and a second call does nothing more."""
         await asyncio.shield(self._begin_to_store(state))
 
+    async def store_failure(self) -> None:
+        """Store the call as failed; that this fails too must not hide why the call did."""
+        try:
+            await self.store("failed")
+        except Exception:
+            _log.exception("a failed call could not be stored")
+
     def store_soon(self, state: State) -> None:
         """Store the call without waiting, for where waiting is not possible any more."""
         self._begin_to_store(state).add_done_callback(_log_failure)

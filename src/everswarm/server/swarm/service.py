@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from everswarm.errors import EverswarmError
+from everswarm.errors import EverswarmError, NotFoundError
 from everswarm.identifiers import new_id
 from everswarm.llm.protocol import Chunk
 from everswarm.server.database import Database
@@ -43,11 +44,8 @@ async def answer(gateway: Gateway, database: Database, request: ChatRequest, *, 
     """
     payload = request.payload()
     recording = Recording(database, id=new_id(), asker=asker, messages=payload["messages"])
-    try:
+    async with _failure_stored(recording):
         answered = await gateway.chat(payload, targets=_targets(gateway, payload))
-    except asyncio.CancelledError:
-        recording.store_soon("cut")
-        raise
     recording.answered_by(answered.endpoint, answered.model, answered.role)
     recording.take(answered.response)
     await recording.store("complete")
@@ -58,10 +56,26 @@ async def stream(gateway: Gateway, database: Database, request: ChatRequest, *, 
     """Return the answer to `request` as it comes; raises what `Gateway.chat_stream` raises, before the first event."""
     payload = request.payload()
     recording = Recording(database, id=new_id(), asker=asker, messages=payload["messages"])
-    answered = await gateway.chat_stream(payload, targets=_targets(gateway, payload))
+    async with _failure_stored(recording):
+        answered = await gateway.chat_stream(payload, targets=_targets(gateway, payload))
     recording.answered_by(answered.endpoint, answered.model, answered.role)
     events = _events(answered, recording, wants_usage=request.wants_usage)
     return StreamingReply(recording.id, answered.role, events)
+
+
+@asynccontextmanager
+async def _failure_stored(recording: Recording) -> AsyncIterator[None]:
+    """Store a call that ends before its first token; one that no model was asked for is none."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        recording.store_soon("cut")
+        raise
+    except NotFoundError:
+        raise
+    except EverswarmError:
+        await recording.store_failure()
+        raise
 
 
 def _targets(gateway: Gateway, payload: dict[str, Any]) -> list[str]:

@@ -177,6 +177,8 @@ def upgrade() -> None:
         sa.Column("spent", sa.JSON(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("restarts", sa.Integer(), nullable=False),
         sa.Column("worker_id", sa.String(length=100), nullable=True),
         sa.Column("lease_token", sa.String(length=64), nullable=True),
         sa.Column("leased_until", database.UtcDateTime(timezone=True), nullable=True),
