@@ -29,14 +29,13 @@ IDLE_SECONDS = 5.0  # after which the resident memory is read
 def run(feedback: Path | None) -> None:
     """Measure and save."""
     with tempfile.TemporaryDirectory(prefix="everswarm-bench-") as folder:
-        rows = [*demo_rows(Path(folder) / "demo"), *server_rows(Path(folder) / "idle")]
+        rows = [*demo_rows(run_demo(Path(folder) / "demo")), *server_rows(Path(folder) / "idle")]
         rows += learning_rows(Path(folder) / "real", feedback)
     save("loop", rows)
 
 
-def demo_rows(home: Path) -> list[Row]:
-    """Run the demo with models cached, in processes of its own."""
-    report = run_demo(home)
+def demo_rows(report: dict[str, Any]) -> list[Row]:
+    """Return the figures of a finished demo with models cached."""
     how = "everswarm demo --no-serve on an empty home, models cached, all processes"
     share = report["adapter_bytes"] / report["base_bytes"] * 100
     return [
