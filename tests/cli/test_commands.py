@@ -406,7 +406,7 @@ def judged(number: int, **changes: object) -> str:
 def test_missing_feedback_file_is_named(run: Run, tmp_path: Path) -> None:
     result = run("feedback", "import", tmp_path / "none.jsonl", "--home", tmp_path / "home")
     assert result.code == 2
-    assert "There is no file" in result.err
+    assert "is not there" in result.err
     assert "none.jsonl" in result.err.replace(" ", "")
     assert not (tmp_path / "home").exists()
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from everswarm.cli.cycle_table import print_cycle
 from everswarm.cli.local import HomeOption, connect, settings_of
 from everswarm.cli.screen import JsonOption, console, print_json, print_table
+from everswarm.cli.supervise import training_is_installed
 from everswarm.client import EverswarmClient
 from everswarm.errors import UnauthorizedError, UnavailableError
 from everswarm.schemas.job import Cycle
@@ -37,6 +38,10 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Start a cycle: curate, label, distill, export, evaluate, release if not worse."""
+    if recipe is not None and training_is_installed():
+        from everswarm.training.recipes import load_recipe
+
+        load_recipe(recipe)  # a misspelt one is told now, not after the labels are made
     wish: dict[str, Any] = {
         name: value
         for name, value in {

@@ -72,6 +72,10 @@ def demo(
     """Show the whole loop: people correct a model, a student learns, is measured and released, a device improves."""
     if not training_is_installed():
         raise MissingExtraError("The demo trains a model and", "training")
+    if recipe is not None:
+        from everswarm.training.recipes import load_recipe
+
+        load_recipe(recipe)  # a misspelt one is told now, not after the labels are made
     if feedback is not None and not feedback.is_file():
         raise BadRequestError(f"There is no file {feedback}. Give the path of a JSON lines file.")
     base = (home or DEMO_HOME).expanduser().resolve()

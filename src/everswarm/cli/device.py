@@ -15,7 +15,7 @@ from rich.text import Text
 
 from everswarm.cli.screen import JsonOption, console, errors, print_json, size
 from everswarm.device import outbox
-from everswarm.device.state import DEFAULT_ROLE, DeviceHome, DeviceState, Installed, default_home
+from everswarm.device.state import DEFAULT_ROLE, MOBILE_ROLES, DeviceHome, DeviceState, Installed, default_home
 from everswarm.errors import BadRequestError
 from everswarm.schemas.interaction import Message
 
@@ -64,6 +64,8 @@ def enroll(
     """Make this machine a device of a server."""
     from everswarm.device.sync import enroll as enroll_device
 
+    if role not in MOBILE_ROLES:
+        raise BadRequestError(f"There is no mobile role '{role}'. Choose one of: {', '.join(MOBILE_ROLES)}.")
     place = home or default_home()
     state = enroll_device(place, server, key=key.strip(), name=name or socket.gethostname() or "device", role=role)
     if as_json:

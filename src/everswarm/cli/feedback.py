@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ from rich.progress import Progress
 
 from everswarm.cli.local import HomeOption, settings_of
 from everswarm.cli.screen import JsonOption, console, print_json, print_table
-from everswarm.errors import BadRequestError, NoSpaceError
+from everswarm.errors import BadRequestError, ConfigurationError, NoSpaceError
+from everswarm.settings import Settings
 
 app = typer.Typer(help="Import feedback, and see what there is.", no_args_is_help=True)
 
@@ -26,8 +28,9 @@ def import_feedback(
     from everswarm.server.feedback.importer import import_file
 
     if not file.is_file():
-        raise BadRequestError(f"There is no file {file}. Give the path of a JSON lines file.")
-    settings = settings_of(home)
+        what = "is a folder" if file.is_dir() else "is not there"
+        raise BadRequestError(f"{file} {what}. Give the path of a JSON lines file.")
+    settings = _local_settings(home)
     database = Database(settings.sqlalchemy_url)
     database.migrate()
     with Progress(console=console, transient=True, disable=as_json) as progress:
@@ -58,7 +61,7 @@ def stats(home: HomeOption = None, as_json: JsonOption = False) -> None:
     from everswarm.server.database import Database
     from everswarm.server.feedback.service import stats as read_stats
 
-    database = Database(settings_of(home).sqlalchemy_url)
+    database = Database(_local_settings(home).sqlalchemy_url)
     database.migrate()
     found = read_stats(database)
     database.close()
@@ -67,3 +70,13 @@ def stats(home: HomeOption = None, as_json: JsonOption = False) -> None:
         return
     rows = [(name.replace("_", " "), str(value)) for name, value in found.model_dump().items()]
     print_table("Feedback", ["what", "#count"], rows)
+
+
+def _local_settings(home: Path | None) -> Settings:
+    """These commands work on the files of a home, running server or not; never on a server elsewhere."""
+    if os.environ.get("EVERSWARM_SERVER"):
+        raise ConfigurationError(
+            "This command reads and writes the home on this machine, and EVERSWARM_SERVER names a server elsewhere. "
+            "Run it on that server's machine, or unset the variable."
+        )
+    return settings_of(home)

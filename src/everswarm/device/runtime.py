@@ -144,7 +144,10 @@ def _installed(place: DeviceHome) -> Installed:
     """Return the model in use, with all its files there."""
     installed = place.load().current
     if installed is None:
-        raise ConfigurationError("This device has no model yet. Fetch one while its server runs: everswarm device sync")
+        raise ConfigurationError(
+            "This device has no model yet. Fetch one while its server runs: everswarm device sync. Before the first "
+            "release there is none, unless on the server's machine: everswarm models quantize"
+        )
     missing = [artifact.name for artifact in installed.artifacts if not place.model_path(artifact).exists()]
     if missing:
         raise ConfigurationError(

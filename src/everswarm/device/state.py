@@ -16,6 +16,7 @@ from everswarm.errors import ConfigurationError, NoSpaceError
 from everswarm.schemas.artifact import Artifact
 from everswarm.schemas.base import Identifier, Record, Timestamp
 
+MOBILE_ROLES = ("primary", "fast", "ultralight")
 DEFAULT_ROLE = "ultralight"
 
 

@@ -153,7 +153,10 @@ def _update(
     model = next((model for model in offered.values() if model.role == state.role), None)
     if model is None:
         roles = ", ".join(sorted({entry.role for entry in offered.values()})) or "none"
-        return _Fetched(note=f"The server offers nothing for the role '{state.role}' yet (roles offered: {roles}).")
+        return _Fetched(
+            note=f"The server offers nothing for the role '{state.role}' yet (roles offered: {roles}). "
+            "A cycle makes the first release; everswarm models quantize, on the server's machine, offers the base."
+        )
     offer = Installed(**model.model_dump(include=set(Installed.model_fields)))
     _refuse_full_disk(place, offer)
     received = {

@@ -9,8 +9,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from everswarm.errors import ConflictError, EverswarmError, NotFoundError, UnavailableError
+from everswarm.errors import BadRequestError, ConflictError, EverswarmError, NotFoundError, UnavailableError
 from everswarm.identifiers import new_id
+from everswarm.llm.pull import KNOWN_MODELS
 from everswarm.schemas.job import Cycle, CycleParameters
 from everswarm.server.cycles import repository
 from everswarm.server.cycles.stages import check_enough_feedback
@@ -53,7 +54,12 @@ class CycleService:
         Raises:
             ConflictError: one for the same role is running.
             NotEnoughFeedbackError: there is too little to learn from.
+            BadRequestError: the student is none that a worker can fetch.
         """
+        if parameters.student not in (*KNOWN_MODELS, self.settings.cycle.student):
+            raise BadRequestError(
+                f"No worker can fetch the student '{parameters.student}'; known: {', '.join(KNOWN_MODELS)}."
+            )
         check_enough_feedback(self.database, minimum=parameters.minimum_examples)
         cycle_id = new_id()
         with self.database.transaction() as connection:

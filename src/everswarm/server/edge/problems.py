@@ -130,6 +130,8 @@ def _respond(
 def _field(location: tuple[int | str, ...]) -> str:
     """Return `rating` for a field of the body, and `header X-Artifact-Kind` for what is elsewhere."""
     place, *names = [str(part) for part in location] or ["body"]
+    if names and names[0].isdigit() and place == "body":  # JSON that cannot be read: where, not what
+        return f"body, character {names[0]}"
     name = ".".join(names)
     return (name or "body") if place == "body" else f"{place} {name}"
 
