@@ -19,10 +19,10 @@ TORCH_DONE := $(VENV)/.torch-$(call key,requirements/torch.txt)
 LOCK_DONE := $(VENV)/.lock-$(call key,requirements/build.txt requirements/lock.txt)
 SELF_DONE := $(VENV)/.self-$(call key,pyproject.toml)
 
-.PHONY: help setup demo serve test check browser bench clean lock
+.PHONY: help setup demo serve test check browser bench bench-gateway clean lock
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  ARGS=…         goes to the command: make demo ARGS=--no-serve, make test ARGS='-k lease'"
 	@echo "  PYTHON=…       the Python to set up with (3.11 or newer)"
@@ -63,6 +63,9 @@ browser: ## Install Chromium for the browser tests (Debian/Ubuntu, needs root)
 
 bench: setup ## Measure speed, memory and sizes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
+
+bench-gateway: setup ## Measure what the gateway costs; ARGS=--litellm compares with LiteLLM (0.6 GB, once)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks gateway $(ARGS)
 
 clean: ## Remove .venv, var (the demo's state) and caches; models fetched for this user stay
 	@echo "Removing .venv, var, dist and the caches of mypy, pytest, ruff, hypothesis and Python."

@@ -1,20 +1,40 @@
-"""`python -m benchmarks [loop] [--feedback FILE]`."""
+"""`python -m benchmarks [loop] [gateway] [--feedback FILE] [--quick] [--litellm [ENVIRONMENT]]`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from benchmarks import loop
+from benchmarks import gateway, loop
+
+NAMES = ("loop", "gateway")
 
 
 def main() -> None:
     """Run the benchmarks that were asked for, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], "loop"], help="which to run; all when none is named")
-    parser.add_argument("--feedback", type=Path, help="JSON lines of real feedback, for the figures about learning")
+    parser.add_argument("names", nargs="*", choices=[[], *NAMES], help="which to run; all when none is named")
+    parser.add_argument(
+        "--feedback", type=Path, help="loop: JSON lines of real feedback, for the figures about learning"
+    )
+    parser.add_argument("--quick", action="store_true", help="gateway: a short look that keeps no result")
+    parser.add_argument(
+        "--litellm",
+        nargs="?",
+        const="",
+        default=os.environ.get("EVERSWARM_BENCH_LITELLM"),
+        metavar="ENVIRONMENT",
+        help="gateway: compare with LiteLLM, in this virtual environment or else in one made under var (0.6 GB); "
+        "EVERSWARM_BENCH_LITELLM names one too",
+    )
     arguments = parser.parse_args()
-    loop.run(arguments.feedback)
+    names = arguments.names or NAMES
+    if "loop" in names:
+        loop.run(arguments.feedback)
+    if "gateway" in names:
+        environment = Path(arguments.litellm) if arguments.litellm else None
+        gateway.run(quick=arguments.quick, with_litellm=arguments.litellm is not None, litellm=environment)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def test_example_shows_the_defaults() -> None:
     defaults = {
         name: value
         for name, value in expected(Settings)
-        if value is not None and value is not PydanticUndefined and name not in OF_THIS_MACHINE
+        if value not in (None, "", PydanticUndefined) and name not in OF_THIS_MACHINE
     }
     assert {name: shown[name] for name in defaults} == defaults
 
@@ -73,4 +73,6 @@ def test_uncommented_example_is_accepted(tmp_path: Path, monkeypatch: pytest.Mon
     settings = load_settings()
 
     assert settings.endpoints[0].name == "ollama"
+    assert settings.endpoints[0].quota is not None
+    assert settings.endpoints[0].quota.shared == "account"
     assert settings.cycle.schedule == "0 3 * * 1"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from everswarm.errors import ConfigurationError
-from everswarm.settings import EMBEDDED_MODEL, load_settings
+from everswarm.settings import EMBEDDED_MODEL, EndpointSettings, load_settings
 
 WriteToml = Callable[[str], Path]
 
@@ -153,3 +154,87 @@ def test_file_that_the_environment_names_must_be_there(monkeypatch: pytest.Monke
     monkeypatch.setenv("EVERSWARM_CONFIG", str(tmp_path / "gone.toml"))
     with pytest.raises(ConfigurationError, match=r"EVERSWARM_CONFIG names .*gone\.toml, and there is no such file"):
         load_settings()
+
+
+# --- the endpoint table
+
+REMOTE = {"name": "a", "base_url": "http://127.0.0.1:1/v1", "model": "m"}
+
+
+def refusal_of(monkeypatch: pytest.MonkeyPatch, *endpoints: object) -> str:
+    monkeypatch.setenv("EVERSWARM_ENDPOINTS", json.dumps(endpoints))
+    return refusal()
+
+
+def test_profile_alone_is_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSWARM_ENDPOINTS", '[{"profile": "hf"}]')
+    assert [endpoint.profile for endpoint in load_settings().endpoints] == ["hf"]
+
+
+def test_table_of_the_arguments_replaces_that_of_the_file(write_toml: WriteToml) -> None:
+    write_toml("[[endpoints]]\nprofile = 'ollama'\n")
+    assert [one.profile for one in load_settings(endpoints=[{"profile": "vllm"}]).endpoints] == ["vllm"]
+
+
+def test_slash_at_the_end_of_an_address_is_cut() -> None:
+    assert EndpointSettings(**{**REMOTE, "base_url": "https://host/v1/"}).base_url == "https://host/v1"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "told"),
+    [
+        (
+            {"profile": "olama"},
+            "endpoints.'olama'.profile: should be one of hf, ollama, vllm, embedded (did you mean 'o",
+        ),
+        ({"profile": 3}, "endpoints.'3'.profile: Input should be a valid string"),
+        (
+            {**REMOTE, "roles": ["primry"]},
+            "endpoints.'a'.roles: 'primry' is no role; there are primary, coordinator, spec",
+        ),
+        (
+            {**REMOTE, "base_url": "ftp://x"},
+            "endpoints.'a'.base_url: should be an http:// or https:// address, such as ",
+        ),
+        ({**REMOTE, "base_url": "http://[::1"}, "endpoints.'a'.base_url: should be an http:// or https:// address"),
+        ({**REMOTE, "base_url": "http://host:99999/v1"}, "endpoints.'a'.base_url: should be an http:// or https://"),
+        (
+            {**REMOTE, "quota": {"tokens_per_hour": 0}},
+            "endpoints.'a'.quota.tokens_per_hour: Input should be greater than",
+        ),
+        ({**REMOTE, "quota": {"tokens_an_hour": 1}}, "endpoints.'a'.quota.tokens_an_hour: is not a setting"),
+        ({**REMOTE, "weight": -1}, "endpoints.'a'.weight: Input should be greater than or equal to 0"),
+        ({**REMOTE, "weight": "nan"}, "endpoints.'a'.weight: Input should be a finite number"),
+        ({**REMOTE, "api_key": "secret"}, "endpoints.'a'.api_key: is not a setting"),
+        ({"name": "a"}, "endpoints.'a': base_url and model should be set, or a profile that knows them: hf, ollama"),
+        ({}, "endpoints.0: name and base_url and model should be set"),
+        (
+            {"profile": "embedded", "base_url": "http://x/v1"},
+            "endpoints.'embedded': base_url is not for the embedded en",
+        ),
+        ("ollama", "endpoints.0: Input should be a valid dictionary"),
+    ],
+)
+def test_wrong_endpoint_is_named_with_its_field(monkeypatch: pytest.MonkeyPatch, endpoint: object, told: str) -> None:
+    assert told in refusal_of(monkeypatch, endpoint)
+
+
+def test_two_endpoints_with_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "endpoints: two have the name 'a'; give each its own" in refusal_of(monkeypatch, REMOTE, REMOTE)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        {**REMOTE, "base_url": "https://ada:hunter2@host/v1"},
+        {**REMOTE, "base_url": "ada:hunter2@host"},
+        {**REMOTE, "base_url": "https://host/v1?key=hunter2"},
+        {**REMOTE, "api_key_env": "hf_hunter2"},
+        {**REMOTE, "api_key_env": "sk-hunter2"},
+        {**REMOTE, "api_key": "hunter2"},
+    ],
+)
+def test_credential_in_the_settings_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, endpoint: object
+) -> None:
+    assert "hunter2" not in refusal_of(monkeypatch, endpoint)

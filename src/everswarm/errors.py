@@ -9,6 +9,7 @@
   + TooLargeError (413)
   + UnavailableError (503)           every endpoint is down, or a part is still starting
     + QuotaSpentError (429)
+      + CreditSpentError               the endpoint wants money (its 402): closed until the credit is renewed
   + ConfigurationError (500, exit 2) settings, files or extras that the operator must mend
     + MissingExtraError
   + DigestMismatchError (422)        a file is not the one that was promised
@@ -88,6 +89,10 @@ class QuotaSpentError(UnavailableError):
 
     status = 429
     title = "Quota spent"
+
+
+class CreditSpentError(QuotaSpentError):
+    """An endpoint's credit is used up. Asking again soon does not help."""
 
 
 class ConfigurationError(EverswarmError):

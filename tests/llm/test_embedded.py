@@ -125,7 +125,7 @@ async def test_real_engine_answers_and_comes_back_after_kill(tmp_path):
         os.kill(killed, signal.SIGKILL)
         wait_for(lambda: engine.pid != killed)
         engine.wait_ready(120)
-        pieces = [chunk async for chunk in client.stream(ask)]
+        pieces = [chunk async for together in client.stream(ask) for chunk in together]
         text = "".join(choice["delta"].get("content") or "" for piece in pieces for choice in piece["choices"])
         assert text == first["choices"][0]["message"]["content"]
     finally:

@@ -31,7 +31,7 @@ async def client(upstream):
 
 
 async def collect(model: ChatModel, payload=ASK):
-    return [chunk async for chunk in model.stream(payload)]
+    return [chunk async for together in model.stream(payload) for chunk in together]
 
 
 def text_of(chunks):
@@ -127,8 +127,8 @@ async def test_cut_stream_is_an_error_after_its_pieces(client, upstream):
     upstream.behaviour.cut_after_pieces = 3
     pieces = []
     with pytest.raises(UnavailableError, match="the upstream broke off"):
-        async for chunk in client.stream(ASK):
-            pieces.append(chunk)
+        async for together in client.stream(ASK):
+            pieces += together
     assert text_of(pieces) == "The capital"
 
 

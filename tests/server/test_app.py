@@ -18,7 +18,8 @@ from everswarm.schemas.server import Problem, Scope
 from everswarm.server import app as app_module
 from everswarm.server.app import create_app
 from everswarm.server.auth import create_key
-from everswarm.server.edge.browser_headers import content_policy
+from everswarm.server.edge.body_limit import BodyLimit
+from everswarm.server.edge.browser_headers import BrowserHeaders, content_policy
 from everswarm.settings import EngineSettings, Settings
 
 router = APIRouter()
@@ -227,3 +228,71 @@ def test_stopped_server_leaves_no_thread_behind(app):
         client.get("/openapi.json")
     left = {thread.name for thread in threading.enumerate() if not thread.daemon} - {"MainThread"}
     assert not {name for name in left if "cycles" in name}
+
+
+# --- the outermost layers, without the framework
+
+
+async def call(app, headers=(), body=()) -> list[dict]:
+    """Send one request whose body comes in pieces; return what was sent back."""
+    sent, pieces = [], list(body)
+
+    async def receive():
+        piece = pieces.pop(0)
+        return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
+
+    async def send(message):
+        sent.append(message)
+
+    await app({"type": "http", "method": "POST", "path": "/api/x", "headers": list(headers)}, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize("own", [[], [(b"x-frame-options", b"SAMEORIGIN"), (b"content-type", b"text/html")]])
+async def test_browser_headers_are_added_once_and_never_replace(own):
+    start = {"type": "http.response.start", "status": 200, "headers": own}
+
+    async def app(scope, receive, send):
+        await send(dict(start))
+        await send({"type": "http.response.body", "body": b"x"})
+
+    for _ in range(2):  # the second finds nothing left over from the first
+        first, second = await call(BrowserHeaders(app, policy="default-src 'self'"))
+        names = [name for name, _ in first["headers"]]
+        assert len(names) == len(set(names))
+        assert dict(first["headers"]) == {
+            b"x-content-type-options": b"nosniff",
+            b"referrer-policy": b"no-referrer",
+            b"x-frame-options": b"DENY",
+            b"cross-origin-opener-policy": b"same-origin",
+            b"content-security-policy": b"default-src 'self'",
+            **dict(own),
+        }
+        assert second == {"type": "http.response.body", "body": b"x"}
+
+
+async def test_browser_headers_are_added_where_there_are_none():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 204})
+
+    (start,) = await call(BrowserHeaders(app, policy="default-src 'self'"))
+    assert len(start["headers"]) == 5
+
+
+async def test_promised_length_does_not_excuse_a_body_in_chunks():
+    async def app(scope, receive, send):
+        raise AssertionError("reached")
+
+    headers = [(b"content-length", b"1"), (b"transfer-encoding", b"chunked")]
+    start, _ = await call(BodyLimit(app, max_body_bytes=10), headers, [b"x" * 6, b"x" * 6])
+    assert start["status"] == 413
+
+
+async def test_chunks_within_the_limit_arrive_unchanged():
+    pieces = []
+
+    async def app(scope, receive, send):
+        pieces.extend([await receive(), await receive()])
+
+    await call(BodyLimit(app, max_body_bytes=12), [(b"transfer-encoding", b"chunked")], [b"x" * 6, b"y" * 6])
+    assert [piece["body"] for piece in pieces] == [b"x" * 6, b"y" * 6]

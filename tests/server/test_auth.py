@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 import sqlalchemy as sa
@@ -8,13 +9,16 @@ from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
 
-from everswarm.errors import BadRequestError, ConflictError, NotFoundError, UnauthorizedError
+from everswarm.errors import BadRequestError, ConflictError, EverswarmError, NotFoundError, UnauthorizedError
 from everswarm.schemas.base import Identifier
 from everswarm.schemas.server import Scope
 from everswarm.server import auth
+from everswarm.server.auth import recent_keys as recent_keys_module
+from everswarm.server.auth.recent_keys import RecentKeys, recent_keys
 from everswarm.server.auth.routes import router
 from everswarm.server.auth.service import principal_of
 from everswarm.server.auth.tables import keys
+from everswarm.server.database import Database
 from everswarm.server.edge.problems import install_error_handlers
 
 
@@ -157,3 +161,106 @@ def test_admin_makes_lists_and_revokes_keys_over_http(client, database):
     assert client.get("/who", headers=bearer(made.json()["key"])).status_code == 401
     assert client.delete("/api/keys/nothing", headers=admin).status_code == 404
     assert client.post("/api/keys", json={"scope": "king", "label": "x"}, headers=admin).status_code == 422
+
+
+# --- keys that were used a moment ago
+
+
+@pytest.fixture
+def transactions(database):
+    """The thread of each transaction, also of those that only read."""
+    begun = []
+    sa.event.listen(database.engine, "begin", lambda _: begun.append(threading.current_thread()))
+    return begun
+
+
+def raw(key: str) -> list[tuple[bytes, bytes]]:
+    return [(b"host", b"x"), (b"authorization", f"Bearer {key}".encode())]
+
+
+async def test_key_is_looked_up_once_and_never_on_the_loop(database, transactions):
+    made = auth.create_key(database, scope=Scope.USER, label="web")
+    transactions.clear()
+    found = [await auth.authorise(raw(made.key), database, Scope.USER) for _ in range(5)]
+    assert {principal.key_id for principal in found} == {made.id}
+    assert len(transactions) == 1
+    assert transactions[0] is not threading.current_thread()
+
+
+async def test_key_that_another_process_revoked_works_for_seconds_only(database, monkeypatch):
+    made = auth.create_key(database, scope=Scope.USER, label="web")
+    await auth.principal_of_cached(database, made.key)
+    with database.transaction() as connection:
+        connection.execute(keys.update().values(revoked_at=made_at(connection)))
+    assert (await auth.principal_of_cached(database, made.key)).key_id == made.id
+    monkeypatch.setattr(recent_keys_module.time, "monotonic", later(5.0))
+    with pytest.raises(UnauthorizedError, match="was revoked on"):
+        await auth.principal_of_cached(database, made.key)
+
+
+def made_at(connection: sa.Connection) -> object:
+    return connection.execute(sa.select(keys.c.created_at)).scalar_one()
+
+
+def later(seconds: float):
+    now = recent_keys_module.time.monotonic()
+    return lambda: now + seconds + 1
+
+
+@pytest.mark.parametrize("by_label", [True, False])
+async def test_key_that_this_process_revoked_ends_at_once(database, by_label):
+    made = auth.create_key(database, scope=Scope.USER, label="web")
+    await auth.principal_of_cached(database, made.key)
+    other = Database(database.url)  # as `serve` opens one of its own
+    if by_label:
+        auth.revoke_keys_labelled(other, "web")
+    else:
+        auth.revoke_key(other, made.id)
+    other.close()
+    with pytest.raises(UnauthorizedError):
+        await auth.principal_of_cached(database, made.key)
+
+
+def test_look_up_that_a_revocation_overtook_is_not_kept():
+    recent, principal = RecentKeys(), auth.Principal("id", Scope.USER, "web")
+    before = recent.revocations
+    recent.forget()
+    recent.keep("key", principal, revocations=before)
+    assert recent.find("key") is None
+    recent.keep("key", principal, revocations=recent.revocations)
+    assert recent.find("key")[0] is principal
+
+
+def test_recent_keys_are_bounded(monkeypatch):
+    monkeypatch.setattr(recent_keys_module, "MAX_KEYS", 3)
+    recent, principal = RecentKeys(), auth.Principal("id", Scope.USER, "web")
+    for number in (0, 1, 2, 2, 3, 4):
+        recent.keep(str(number), principal, revocations=0)
+    assert [number for number in range(5) if recent.find(str(number))] == [2, 3, 4]
+
+
+async def test_unknown_key_is_not_remembered(database, transactions):
+    for _ in range(2):
+        with pytest.raises(UnauthorizedError):
+            await auth.principal_of_cached(database, "esw_user_guess")
+    assert len(transactions) == 2
+    assert recent_keys(database).find("esw_user_guess") is None
+
+
+@pytest.mark.parametrize(
+    "template", [None, "Bearer", "Bearer ", "Basic {}", "bearer  {} ", "Bearer {}x", "Bearer \xff"]
+)
+@pytest.mark.parametrize("scope", Scope)
+async def test_raw_headers_are_judged_like_those_of_a_route(client, database, template, scope):
+    key = auth.create_key(database, scope=scope, label="mine").key
+    headers = {} if template is None else {"Authorization": template.format(key).encode("latin-1")}
+    answer = client.get("/for-workers", headers=headers)
+    try:
+        principal = await auth.authorise(
+            [(name.lower().encode(), value) for name, value in headers.items()], database, Scope.WORKER
+        )
+    except EverswarmError as error:
+        assert (answer.status_code, answer.json()["detail"]) == (error.status, str(error))
+    else:
+        assert answer.status_code == 200
+        assert principal.scope is scope

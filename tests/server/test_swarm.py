@@ -112,7 +112,7 @@ def test_answer_is_stored_as_the_interaction_that_its_id_names(server):
     assert row.response == ANSWER
     assert (row.prompt_tokens, row.completion_tokens) == (5, 6)
     (cost,) = stored(server, usage)
-    assert (cost.id, cost.status, cost.completion_tokens) == (answer.id, "complete", 6)
+    assert (cost.interaction_id, cost.outcome, cost.completion_tokens) == (answer.id, "answered", 6)
 
 
 def test_official_client_streams_and_every_chunk_has_the_interactions_id(server):
@@ -260,7 +260,7 @@ def test_reader_who_leaves_in_the_middle_ends_the_work_and_the_interaction_is_cu
     assert row.id == read[0].id
     assert row.state == "cut"
     assert row.response.startswith(text_of(read))
-    assert until(lambda: stored(server, usage))[0].status == "cut"
+    assert until(lambda: stored(server, usage))[0].outcome == "cut"
 
 
 def test_reader_who_does_not_wait_for_a_whole_answer_ends_the_work(server, upstream):

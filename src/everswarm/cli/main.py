@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from everswarm import __version__
-from everswarm.cli import cycle, demo, device, feedback, keys, models, release, serve, worker
+from everswarm.cli import cycle, demo, device, doctor, feedback, keys, models, release, serve, worker
 from everswarm.cli.screen import errors
 from everswarm.errors import EverswarmError, NoSpaceError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command(name="demo", epilog=demo.EXAMPLES)(demo.demo)
 app.command(name="serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command(name="doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(name="worker", epilog=worker.EXAMPLES)(worker.worker)
 app.add_typer(cycle.app, name="cycle")
 app.add_typer(feedback.app, name="feedback")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ from everswarm.cli.supervise import LocalWorker, training_is_installed
 from everswarm.client.loopback import is_loopback
 from everswarm.errors import ConfigurationError, MissingExtraError, UnauthorizedError
 from everswarm.schemas.server import Scope
-from everswarm.settings import Settings, load_settings
+from everswarm.settings import PROFILES, Settings, load_settings
 
 if TYPE_CHECKING:
     from everswarm.server.database import Database
@@ -29,6 +30,8 @@ EXAMPLES = """Examples:
 everswarm serve                        on http://127.0.0.1:8000, all state in ~/.everswarm
 
 everswarm serve --port 9000 --home /srv/swarm
+
+HF_TOKEN=… everswarm serve --profile hf --profile embedded      the Hugging Face router, and ours where that fails
 
 EVERSWARM_CYCLE__SCHEDULE='0 3 * * 1' everswarm serve      learns each Monday at 03:00 UTC
 """
@@ -42,6 +45,14 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
     ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Models from here instead of the endpoints in the settings: {', '.join(PROFILES)}. May be repeated; "
+            "the earlier is preferred.",
+            show_default="as in the settings",
+        ),
+    ] = None,
     local_worker: Annotated[
         bool | None,
         typer.Option("--worker/--no-worker", help="Start a training worker here.", show_default="if it can"),
@@ -50,6 +61,7 @@ def serve(
     """Run the server: chat, feedback, cycles and updates. Ctrl-C stops it in order."""
     settings = settings_of(home)
     changes: dict[str, Any] = {"home": settings.home, "host": host, "port": port}
+    changes["endpoints"] = [{"profile": name} for name in profile] if profile else None
     settings = load_settings(**changes)
     run_server(settings, start_worker=settings.worker.local if local_worker is None else local_worker)
 
@@ -69,9 +81,11 @@ def run_server(settings: Settings, *, start_worker: bool) -> None:
         import uvicorn
 
         from everswarm.server.app import create_app
+        from everswarm.server.gateway.table import check_table
         from everswarm.server.home import HomeLock
     except ImportError as error:
         raise MissingExtraError("The server", "server") from error
+    check_table(settings)
     try:
         listening = listen(settings.host, settings.port)
     except ConfigurationError:
@@ -82,17 +96,32 @@ def run_server(settings: Settings, *, start_worker: bool) -> None:
         keys = make_keys(settings)
         announce(settings, url=url)
         worker = LocalWorker(server=url, key=keys.worker, home=settings.home) if start_worker else None
-        config = uvicorn.Config(create_app(settings), log_level="warning", timeout_graceful_shutdown=10, lifespan="on")
+        config = uvicorn.Config(
+            create_app(settings),
+            log_level="warning",
+            timeout_graceful_shutdown=10,
+            lifespan="on",
+            access_log=False,
+            proxy_headers=False,
+        )
         server = _polite_server(config)
         welcome(settings, url=url, keys=keys, with_worker=start_worker)
         if worker is not None and training_is_installed():
             worker.start()
+        _collect_garbage_rarely()
         try:
             server.run(sockets=[listening])
         finally:
             if worker is not None:
                 worker.stop()
             console.print("stopped; an unfinished cycle goes on at the next start")
+
+
+def _collect_garbage_rarely() -> None:
+    """Leave the modules alone, and look at what is new less often: a sixth of what a chat costs, and long pauses."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def make_keys(settings: Settings) -> Keys:

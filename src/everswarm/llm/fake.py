@@ -17,23 +17,25 @@ class FakeChatModel:
         self.model = model
         self.calls: list[dict[str, Any]] = []
 
-    async def chat(self, payload: Payload) -> dict[str, Any]:
+    async def chat(self, payload: Payload, *, heard: dict[str, str] | None = None) -> dict[str, Any]:
         """Return the next answer."""
         text = self._next(payload)
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return {**self._frame("chat.completion"), "choices": [choice], "usage": _usage(payload, text)}
 
-    async def stream(self, payload: Payload) -> AsyncGenerator[Chunk, None]:
+    async def stream(
+        self, payload: Payload, *, heard: dict[str, str] | None = None
+    ) -> AsyncGenerator[list[Chunk], None]:
         """Yield the next answer word by word."""
         text = self._next(payload)
         frame = self._frame("chat.completion.chunk")
-        yield {**frame, "choices": [_piece({"role": "assistant", "content": ""})]}
+        yield [{**frame, "choices": [_piece({"role": "assistant", "content": ""})]}]
         for position, word in enumerate(text.split(" ")):
-            yield {**frame, "choices": [_piece({"content": word if position == 0 else f" {word}"})]}
-        yield {**frame, "choices": [_piece({}, finish_reason="stop")]}
+            yield [{**frame, "choices": [_piece({"content": word if position == 0 else f" {word}"})]}]
+        yield [{**frame, "choices": [_piece({}, finish_reason="stop")]}]
         if (payload.get("stream_options") or {}).get("include_usage"):
-            yield {**frame, "choices": [], "usage": _usage(payload, text)}
+            yield [{**frame, "choices": [], "usage": _usage(payload, text)}]
 
     async def close(self) -> None:
         """Do nothing."""

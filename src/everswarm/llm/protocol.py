@@ -12,8 +12,10 @@ Chunk = dict[str, Any]  # a `chat.completion.chunk`
 class ChatModel(Protocol):
     """A model that answers chats."""
 
-    async def chat(self, payload: Payload) -> dict[str, Any]:
+    async def chat(self, payload: Payload, *, heard: dict[str, str] | None = None) -> dict[str, Any]:
         """Return the whole answer, a `chat.completion`.
+
+        `heard` is filled with the HTTP headers of the answer, also of a refusal; their names in lower case.
 
         Raises:
             BadRequestError: the model refuses the payload; its words are in the text.
@@ -21,8 +23,11 @@ class ChatModel(Protocol):
             UnavailableError: it does not answer.
         """
 
-    def stream(self, payload: Payload) -> AsyncGenerator[Chunk, None]:
-        """Yield the answer piece by piece. Closing the generator ends the work upstream. Raises as `chat` does."""
+    def stream(self, payload: Payload, *, heard: dict[str, str] | None = None) -> AsyncGenerator[list[Chunk], None]:
+        """Yield the answer piece by piece, each time what came together.
+
+        Closing the generator ends the work upstream. Raises as `chat` does.
+        """
 
     async def close(self) -> None:
         """Give back connections."""

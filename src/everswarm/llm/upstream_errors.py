@@ -8,8 +8,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from everswarm.errors import BadRequestError, EverswarmError, QuotaSpentError, TooLargeError, UnavailableError
+from everswarm.errors import (
+    BadRequestError,
+    CreditSpentError,
+    EverswarmError,
+    QuotaSpentError,
+    TooLargeError,
+    UnavailableError,
+)
 
+PAYMENT_REQUIRED = 402
 SHOWN_CHARACTERS = 500  # of what the upstream said
 DEFAULT_RETRY_SECONDS = 5
 QUOTA_RETRY_SECONDS = 60  # where a 429 does not say
@@ -32,9 +40,10 @@ def refusal(status: int, body: bytes, headers: Mapping[str, str], *, endpoint: s
         return BadRequestError(f"{endpoint} cannot use this request: {said}")
     if status == TooLargeError.status:
         return TooLargeError(f"The request is too large for {endpoint}: {said}")
-    if status in {402, 429}:
+    if status in {PAYMENT_REQUIRED, 429}:
         seconds = retry_after_seconds(headers) or QUOTA_RETRY_SECONDS
-        return QuotaSpentError(
+        kind = CreditSpentError if status == PAYMENT_REQUIRED else QuotaSpentError
+        return kind(
             f"{endpoint} takes no more requests now ({status}: {said}). Try again in {seconds} s.",
             retry_after_seconds=seconds,
         )
@@ -48,7 +57,7 @@ def refusal(status: int, body: bytes, headers: Mapping[str, str], *, endpoint: s
 
 def retry_after_seconds(headers: Mapping[str, str]) -> int | None:
     """Return the seconds of a `Retry-After` header, which may be a number or a date (RFC 9110, section 10.2.3)."""
-    text = headers.get("Retry-After", "").strip()
+    text = (headers.get("Retry-After") or headers.get("retry-after") or "").strip()
     if text.isdigit():
         return max(1, int(text))
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
@@ -14,19 +15,24 @@ from fastapi.staticfiles import StaticFiles
 
 import everswarm
 from everswarm.server.auth.routes import router as auth_router
+from everswarm.server.batches import UPLOAD_BODY_BYTES, UPLOAD_PATH, BatchRunner
+from everswarm.server.batches.routes import router as batches_router
 from everswarm.server.cycles.routes import router as cycles_router
 from everswarm.server.cycles.service import CycleService
 from everswarm.server.database import Database
 from everswarm.server.edge.api_docs import serve_api_docs
 from everswarm.server.edge.body_limit import BodyLimit
 from everswarm.server.edge.browser_headers import BrowserHeaders, content_policy
+from everswarm.server.edge.express import ExpressApp
 from everswarm.server.edge.problems import PROBLEM_RESPONSES, install_error_handlers
 from everswarm.server.feedback.routes import router as feedback_router
 from everswarm.server.fleet.routes import router as fleet_router
-from everswarm.server.gateway import Gateway
+from everswarm.server.gateway import Gateway, record_usage
+from everswarm.server.gateway.routes import router as gateway_router
 from everswarm.server.registry import ArtifactStore
 from everswarm.server.registry.routes import router as registry_router
 from everswarm.server.reports.routes import router as reports_router
+from everswarm.server.swarm.chat import CHAT_PATH, chat_completions
 from everswarm.server.swarm.routes import router as swarm_router
 from everswarm.settings import Settings
 
@@ -38,13 +44,17 @@ ROUTERS: tuple[APIRouter, ...] = (
     auth_router,
     registry_router,
     feedback_router,
+    gateway_router,
     swarm_router,
+    batches_router,
     fleet_router,
     cycles_router,
     reports_router,
 )
 TAGS = [
     {"name": "swarm", "description": "Chat, in the protocol of OpenAI. Any OpenAI client works."},
+    {"name": "gateway", "description": "How much the models may still be asked, and what they were asked."},
+    {"name": "batches", "description": "Files of chats, answered within a day when quotas allow, as OpenAI does it."},
     {"name": "feedback", "description": "Judgements on interactions, one by one or in batches from devices."},
     {"name": "fleet", "description": "Devices, and the models that they should run."},
     {"name": "cycles", "description": "Passes of the training loop, and the jobs that workers take from it."},
@@ -57,9 +67,9 @@ TAGS = [
 def create_app(settings: Settings) -> FastAPI:
     """Return the server for `settings`. Nothing is opened before it starts; the caller holds the `HomeLock`.
 
-    While it runs, `app.state` has `settings`, `database`, `artifacts`, `gateway` and `cycles`.
+    While it runs, `app.state` has `settings`, `database`, `artifacts`, `gateway`, `batches` and `cycles`.
     """
-    app = FastAPI(
+    app = ExpressApp(
         title="everswarm",
         version=everswarm.__version__,
         description="A self-hosted swarm of open language models that trains itself.",
@@ -67,14 +77,16 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         responses=PROBLEM_RESPONSES,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         lifespan=_lifespan,
     )
     app.state.settings = settings
     install_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, uploads={UPLOAD_PATH: UPLOAD_BODY_BYTES})
     _serve_page(app)
+    app.express_path, app.express, app.express_body_bytes = CHAT_PATH, chat_completions, settings.max_body_bytes
     return app
 
 
@@ -88,9 +100,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(database.migrate)
         app.state.database = database
         app.state.artifacts = ArtifactStore(settings.artifacts_root, database)
-        app.state.gateway = Gateway.from_settings(settings)
+        app.state.gateway = Gateway.from_settings(settings, record=partial(record_usage, database))
         opened.push_async_callback(app.state.gateway.close)
         await app.state.gateway.start()
+        app.state.batches = BatchRunner(database, app.state.gateway)
+        app.state.batches.start()
+        opened.push_async_callback(app.state.batches.stop)
         await opened.enter_async_context(_cycles_running(app))
         yield
 

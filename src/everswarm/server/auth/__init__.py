@@ -3,13 +3,12 @@
 Takes a bearer key; gives a `Principal`. Keeps only the hash of a key. Knows nothing of what the routes do.
 """
 
+from everswarm.server.auth.guard import PrincipalDep, authorise, principal_of_cached, require
 from everswarm.server.auth.principal import Principal
 from everswarm.server.auth.service import (
-    PrincipalDep,
     create_key,
     ensure_first_admin_key,
     list_keys,
-    require,
     revoke_key,
     revoke_keys_labelled,
 )
@@ -17,9 +16,11 @@ from everswarm.server.auth.service import (
 __all__ = [
     "Principal",
     "PrincipalDep",
+    "authorise",
     "create_key",
     "ensure_first_admin_key",
     "list_keys",
+    "principal_of_cached",
     "require",
     "revoke_key",
     "revoke_keys_labelled",

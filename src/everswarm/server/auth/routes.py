@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, status
 
 from everswarm.schemas.server import KeyCreate, KeyCreated, KeyView, Scope
 from everswarm.server.auth import service
-from everswarm.server.auth.service import require
+from everswarm.server.auth.guard import require
 from everswarm.server.database import DatabaseDep
 
 router = APIRouter(prefix="/api/keys", tags=["keys"], dependencies=[Depends(require(Scope.ADMIN))])

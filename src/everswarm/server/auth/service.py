@@ -1,4 +1,4 @@
-"""Making, checking and revoking keys, and the dependency that guards a route."""
+"""Making, checking and revoking keys."""
 
 from __future__ import annotations
 
@@ -6,32 +6,22 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated
 
-from fastapi import Depends, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Connection
 
-from everswarm.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError, UnauthorizedError
+from everswarm.errors import BadRequestError, ConflictError, NotFoundError, UnauthorizedError
 from everswarm.identifiers import new_id
 from everswarm.schemas.server import KeyCreated, KeyView, Scope
 from everswarm.server.auth import repository
 from everswarm.server.auth.principal import Principal
-from everswarm.server.database import Database, DatabaseDep
+from everswarm.server.auth.recent_keys import forget_all_keys
+from everswarm.server.database import Database, take_turns
 
 KEY_BYTES = 32  # 256 bits of randomness: a plain hash is enough, nobody can guess
 PREFIX_CHARACTERS = 6  # of the secret that a list shows
 LABEL_CHARACTERS = 100
 FIRST_KEY_LABEL = "first admin key"
-
-_bearer = HTTPBearer(
-    auto_error=False,
-    scheme_name="API key",
-    description="A key of this server. `everswarm keys create --scope user` makes one.",
-)
-Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
 def create_key(database: Database, *, scope: Scope, label: str) -> KeyCreated:
@@ -47,6 +37,7 @@ def create_key(database: Database, *, scope: Scope, label: str) -> KeyCreated:
 def ensure_first_admin_key(database: Database) -> KeyCreated | None:
     """At the first start make the admin key; None when there has been one, even one that was revoked."""
     with database.transaction() as connection:
+        take_turns(connection, "keys")
         if repository.has_scope(connection, Scope.ADMIN):
             return None
         return _create_key(connection, scope=Scope.ADMIN, label=FIRST_KEY_LABEL)
@@ -66,6 +57,7 @@ def revoke_key(database: Database, key_id: str) -> None:
         ConflictError: it is the last admin key, and nobody could make another.
     """
     with database.transaction() as connection:
+        take_turns(connection, "keys")
         if repository.live_keys_with_scope(connection, Scope.ADMIN) == [key_id]:
             raise ConflictError(
                 f"Key {key_id!r} is the last admin key, and without one nobody can make keys. "
@@ -73,12 +65,15 @@ def revoke_key(database: Database, key_id: str) -> None:
             )
         if not repository.mark_revoked(connection, key_id, at=datetime.now(UTC)):
             raise NotFoundError(f"There is no key with the id {key_id!r}. `everswarm keys list` shows all.")
+    forget_all_keys()
 
 
 def revoke_keys_labelled(database: Database, label: str) -> int:
     """Refuse all keys with this label from now on; return how many that were."""
     with database.transaction() as connection:
-        return repository.mark_label_revoked(connection, label, at=datetime.now(UTC))
+        revoked = repository.mark_label_revoked(connection, label, at=datetime.now(UTC))
+    forget_all_keys()
+    return revoked
 
 
 def principal_of(database: Database, key: str) -> Principal:
@@ -95,31 +90,6 @@ def principal_of(database: Database, key: str) -> Principal:
     if row.revoked_at is not None:
         raise UnauthorizedError(f"The key {row.label!r} was revoked on {row.revoked_at:%Y-%m-%d}. Ask for a new one.")
     return Principal(key_id=row.id, scope=Scope(row.scope), label=row.label)
-
-
-def require(*scopes: Scope) -> Callable[..., Principal]:
-    """Return a dependency that lets in keys with one of `scopes`; an admin key always passes.
-
-    The dependency raises:
-        UnauthorizedError: no key, or one that is not known.
-        ForbiddenError: a key with another scope.
-    """
-
-    def check(database: DatabaseDep, credentials: Credentials) -> Principal:
-        if credentials is None:
-            raise UnauthorizedError("This needs a key. Send it as the header: Authorization: Bearer esw_…")
-        principal = principal_of(database, credentials.credentials)
-        if not principal.may_act_as(*scopes):
-            needed = " or ".join(dict.fromkeys([*(scope.value for scope in scopes), Scope.ADMIN.value]))
-            raise ForbiddenError(
-                f"This needs a key with the scope {needed}; the key {principal.label!r} has {principal.scope.value}."
-            )
-        return principal
-
-    return check
-
-
-PrincipalDep = Annotated[Principal, Depends(require(*Scope))]  # any key that is known
 
 
 def _create_key(connection: Connection, *, scope: Scope, label: str) -> KeyCreated:

@@ -23,7 +23,8 @@ from everswarm.schemas.evaluation import Evaluation
 from everswarm.schemas.job import Beat, CycleParameters, Job, JobDone, JobFailed, Lease, Stage
 from everswarm.schemas.targets import SoftTargets
 from everswarm.server.cycles import repository
-from everswarm.server.database import Database
+from everswarm.server.database import Database, take_turns
+from everswarm.server.feedback.reading import storable
 from everswarm.settings import WorkerSettings
 
 RESTARTS_LIMIT = 10  # of workers in one stage, with no new checkpoint between; then the stage itself is to blame
@@ -41,6 +42,7 @@ def lease_job(database: Database, *, worker_id: str, stages: Iterable[Stage], li
     """Give the job that waits longest to `worker_id`, or None when there is none."""
     now = datetime.now(UTC)
     with database.transaction() as connection:
+        take_turns(connection, "cycles")
         _return_lost_leases(connection, now=now, asking=worker_id, attempts_limit=limits.attempts)
         row = repository.oldest_queued(connection, stages)
         if row is None:
@@ -70,6 +72,7 @@ def beat(database: Database, job_id: str, sent: Beat, *, limits: WorkerSettings)
         ConflictError: the lease is another's by now, or the cycle has ended.
     """
     with database.transaction() as connection:
+        take_turns(connection, "cycles")
         row = _held(connection, job_id, sent.token)
         values: dict[str, Any] = {"leased_until": datetime.now(UTC) + timedelta(seconds=limits.lease_seconds)}
         if sent.progress is not None:
@@ -89,6 +92,7 @@ def finish(database: Database, job_id: str, done: JobDone) -> None:
         ConflictError: the lease is another's by now, or the cycle has ended.
     """
     with database.transaction() as connection:
+        take_turns(connection, "cycles")
         row = _existing(connection, job_id)
         if row.state == "done" and row.lease_token == done.token:
             return
@@ -108,10 +112,11 @@ def finish(database: Database, job_id: str, done: JobDone) -> None:
 def fail(database: Database, job_id: str, failed: JobFailed, *, limits: WorkerSettings) -> None:
     """Put the job back into the queue, or end it when another try would not help or all tries are used."""
     with database.transaction() as connection:
+        take_turns(connection, "cycles")
         row = _held(connection, job_id, failed.token)
         tries = row.tries + 1
         over = failed.final or tries >= limits.attempts
-        _give_up(connection, row, error=failed.error, over=over, tries=tries)
+        _give_up(connection, row, error=storable(failed.error), over=over, tries=tries)
 
 
 def _return_lost_leases(connection: Connection, *, now: datetime, asking: str, attempts_limit: int) -> None:
@@ -127,7 +132,7 @@ def _return_lost_leases(connection: Connection, *, now: datetime, asking: str, a
             _give_up(connection, row, error=error, over=tries >= attempts_limit, tries=tries)
 
 
-def _give_up(connection: Connection, row: Row[Any], *, error: str, over: bool, **counts: int) -> None:
+def _give_up(connection: Connection, row: Row[Any], *, error: str | None, over: bool, **counts: int) -> None:
     repository.update_stage(
         connection,
         row.id,

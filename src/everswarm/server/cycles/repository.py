@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, delete, select, update
 
 from everswarm.schemas.job import Cycle, CycleParameters, Progress, Spent, Stage, StageStatus
 from everswarm.server.cycles.tables import cycles, stages
-from everswarm.server.database import insert_ignore
+from everswarm.server.database import insert_ignore, take_turns
 
 
 def insert_cycle(
@@ -46,9 +46,10 @@ def recent_cycles(connection: Connection, limit: int) -> list[Cycle]:
 
 
 def is_under_way(connection: Connection, cycle_id: str, *, attempt: int) -> bool:
-    """Say whether the cycle runs and `attempt` is the present one; holds the row, so that it stays so until commit."""
+    """Say whether the cycle runs and `attempt` is the present one; takes its turn, so that it stays so until commit."""
+    take_turns(connection, "cycles")
     wanted = select(cycles.c.id).where(cycles.c.id == cycle_id, cycles.c.state == "running")
-    return connection.execute(wanted.where(cycles.c.attempt == attempt).with_for_update()).first() is not None
+    return connection.execute(wanted.where(cycles.c.attempt == attempt)).first() is not None
 
 
 def attempt_of(connection: Connection, cycle_id: str) -> int:

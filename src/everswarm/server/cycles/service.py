@@ -15,10 +15,12 @@ from everswarm.llm.pull import KNOWN_MODELS
 from everswarm.schemas.job import Cycle, CycleParameters
 from everswarm.server.cycles import repository
 from everswarm.server.cycles.stages import check_enough_feedback
-from everswarm.server.database import Database
+from everswarm.server.database import Database, take_turns
 from everswarm.server.home import create_private_file
 from everswarm.server.registry.service import ArtifactStore
 from everswarm.settings import Settings
+
+ROLE_CHARACTERS = 50  # what a release has room for
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +56,10 @@ class CycleService:
         Raises:
             ConflictError: one for the same role is running.
             NotEnoughFeedbackError: there is too little to learn from.
-            BadRequestError: the student is none that a worker can fetch.
+            BadRequestError: the student is none that a worker can fetch, or the role is no name.
         """
+        if not (1 <= len(parameters.role) <= ROLE_CHARACTERS and parameters.role.isprintable()):
+            raise BadRequestError(f"A role is a name of 1 to {ROLE_CHARACTERS} characters, such as 'ultralight'.")
         if parameters.student not in (*KNOWN_MODELS, self.settings.cycle.student):
             raise BadRequestError(
                 f"No worker can fetch the student '{parameters.student}'; known: {', '.join(KNOWN_MODELS)}."
@@ -63,6 +67,7 @@ class CycleService:
         check_enough_feedback(self.database, minimum=parameters.minimum_examples)
         cycle_id = new_id()
         with self.database.transaction() as connection:
+            take_turns(connection, "cycles")
             self._refuse_second(running=repository.running_cycles(connection), role=parameters.role)
             repository.insert_cycle(
                 connection, cycle_id, parameters=parameters, trigger=trigger, created_at=datetime.now(UTC)
@@ -73,6 +78,7 @@ class CycleService:
     def retry(self, cycle_id: str) -> Cycle:
         """Go on with a failed or cancelled cycle: finished stages stay, the others are done anew."""
         with self.database.transaction() as connection:
+            take_turns(connection, "cycles")
             cycle = self._existing(repository.find_cycle(connection, cycle_id), cycle_id)
             if cycle.state not in {"failed", "cancelled"}:
                 raise ConflictError(
@@ -90,6 +96,7 @@ class CycleService:
     def cancel(self, cycle_id: str) -> Cycle:
         """End a running cycle; its worker notices at the next beat."""
         with self.database.transaction() as connection:
+            take_turns(connection, "cycles")
             cycle = self._existing(repository.find_cycle(connection, cycle_id), cycle_id)
             attempt = repository.attempt_of(connection, cycle_id)
             if not repository.is_under_way(connection, cycle_id, attempt=attempt):
@@ -141,8 +148,9 @@ class CycleService:
 
     def _system_database_url(self) -> str:
         """Return where DBOS keeps its own tables: beside ours on Postgres, in a file of their own on SQLite."""
-        if self.settings.database_url and not self.settings.database_url.startswith("sqlite"):
-            return self.settings.database_url
+        url = self.database.engine.url
+        if url.get_backend_name() != "sqlite":
+            return url.render_as_string(hide_password=False)
         path = self.settings.home / "cycles.sqlite"
         create_private_file(path)
         return f"sqlite:///{path}"

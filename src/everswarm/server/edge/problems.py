@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from everswarm.errors import EverswarmError, NoSpaceError
 from everswarm.schemas.server import Problem
@@ -36,11 +38,20 @@ _OPENAI_CODES = {
 
 def install_error_handlers(app: FastAPI) -> None:
     """Answer every error of every route in one form."""
-    app.add_exception_handler(EverswarmError, _on_our_error)
-    app.add_exception_handler(RequestValidationError, _on_wrong_fields)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(OSError, _on_os_error)
+    for kind, handler in _HANDLERS:
+        app.add_exception_handler(kind, handler)
     app.add_exception_handler(Exception, _on_surprise)
+
+
+def response_to(error: Exception, scope: Scope) -> Response:
+    """Return the answer to a request that ended with `error`, as the handlers give it; log one that nobody expects."""
+    request = Request(scope)
+    handler = next((handler for kind, handler in _HANDLERS if isinstance(error, kind)), None)
+    if handler is not None:
+        with suppress(OSError):  # raised again where it is not about the disk
+            return handler(request, error)
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _on_surprise(request, error)
 
 
 def error_response(error: EverswarmError, path: str) -> Response:
@@ -135,6 +146,13 @@ def _field(location: tuple[int | str, ...]) -> str:
     name = ".".join(names)
     return (name or "body") if place == "body" else f"{place} {name}"
 
+
+_HANDLERS: tuple[tuple[type[Exception], Callable[[Request, Exception], Response]], ...] = (
+    (EverswarmError, _on_our_error),
+    (RequestValidationError, _on_wrong_fields),
+    (HTTPException, _on_http_error),
+    (OSError, _on_os_error),
+)
 
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Problem, "description": "What was asked, what the limit is, what to do"},

@@ -9,16 +9,21 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
+from sqlalchemy import Connection
+
 from everswarm.errors import BadRequestError, ForbiddenError
 from everswarm.schemas.interaction import JudgedInteraction
 from everswarm.schemas.server import Scope
 from everswarm.schemas.sync import RejectedInteraction, TrainingFeedback, TrainingFeedbackAccepted
 from everswarm.server.auth import Principal
-from everswarm.server.database import Database
+from everswarm.server.database import Database, take_turns
 from everswarm.server.feedback import repository
 from everswarm.server.feedback.reading import printable, read_judged_interaction, storable
 
 _FEEDBACK_IDS = uuid.UUID("5f0b1a52-6a0e-4c0e-9a39-2f2e6c0c7a11")  # makes the id of a judgement from its interaction's
+
+
+Source = Literal["device", "import"]
 
 
 class BatchResult(NamedTuple):
@@ -29,23 +34,11 @@ class BatchResult(NamedTuple):
 
 
 def store_batch(
-    database: Database,
-    records: Iterable[JudgedInteraction],
-    *,
-    source: Literal["device", "import"],
-    sender: str | None = None,
+    database: Database, records: Iterable[JudgedInteraction], *, source: Source, sender: str | None = None
 ) -> BatchResult:
     """Store records that carry their own ids, in one transaction. What is there already stays as it is."""
-    records = list(records)
-    unique = {record.id: record for record in reversed(records)}  # reversed: the first of each id is kept
-    now = datetime.now(UTC)
     with database.transaction() as connection:
-        known = repository.known_ids(connection, unique)
-        new = [record for record in unique.values() if record.id not in known]
-        rows = [_interaction_row(record, source=source, sender=sender) for record in new]
-        stored = repository.insert_interactions(connection, rows)
-        repository.insert_feedback(connection, [_feedback_row(record, now=now) for record in new if _is_judged(record)])
-    return BatchResult(stored=stored, duplicates=len(records) - stored)
+        return _store(connection, list(records), source=source, sender=sender)
 
 
 def accept_training_feedback(
@@ -56,8 +49,6 @@ def accept_training_feedback(
     Raises:
         ForbiddenError: a device key has sent for another device before.
     """
-    if principal.scope is not Scope.ADMIN:
-        _check_one_device(database, principal, batch.device_id)
     accepted: list[JudgedInteraction] = []
     rejected: list[RejectedInteraction] = []
     for index, item in enumerate(batch.interactions):
@@ -67,15 +58,30 @@ def accept_training_feedback(
             item_id = item.get("id")
             shown = printable(item_id) if isinstance(item_id, str) else None
             rejected.append(RejectedInteraction(index=index, id=shown, error=str(error)))
-    result = store_batch(database, accepted, source="device", sender=principal.user)
+    with database.transaction() as connection:
+        if principal.scope is not Scope.ADMIN:
+            _check_one_device(connection, principal, batch.device_id)
+        result = _store(connection, accepted, source="device", sender=principal.user)
     return TrainingFeedbackAccepted(
         data_id=_data_id(batch), stored=result.stored, duplicates=result.duplicates, rejected=rejected
     )
 
 
-def _check_one_device(database: Database, principal: Principal, device_id: str) -> None:
-    with database.read() as connection:
-        other = repository.other_device_of(connection, principal.user, than=device_id)
+def _store(
+    connection: Connection, records: list[JudgedInteraction], *, source: Source, sender: str | None
+) -> BatchResult:
+    unique = {record.id: record for record in reversed(records)}  # reversed: the first of each id is kept
+    now = datetime.now(UTC)
+    rows = [_interaction_row(record, source=source, sender=sender) for record in unique.values()]
+    stored = repository.insert_interactions(connection, rows)
+    judged = [unique[record_id] for record_id in sorted(stored) if _is_judged(unique[record_id])]
+    repository.insert_feedback(connection, [_feedback_row(record, now=now) for record in judged])
+    return BatchResult(stored=len(stored), duplicates=len(records) - len(stored))
+
+
+def _check_one_device(connection: Connection, principal: Principal, device_id: str) -> None:
+    take_turns(connection, "sender", principal.user)
+    other = repository.other_device_of(connection, principal.user, than=device_id)
     if other is not None:
         raise ForbiddenError(
             f"The key {principal.label!r} sends for the device {other!r} and cannot send for {device_id!r}. "

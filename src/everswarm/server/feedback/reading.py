@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from everswarm.errors import BadRequestError
-from everswarm.schemas.interaction import MAX_TEXT_CHARACTERS, JudgedInteraction, Message
+from everswarm.schemas.interaction import MAX_TEXT_CHARACTERS, JudgedInteraction
 
 PROBLEMS_SHOWN = 3  # of one record; the rest is counted
 FOUND_CHARACTERS = 40  # of a wrong value, when it is quoted
@@ -32,8 +33,8 @@ def read_judged_interaction(item: Mapping[str, Any]) -> JudgedInteraction:
         raise BadRequestError(_explain(error)) from error
 
 
-def text_turns(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
-    """Return the turns of an OpenAI conversation that are text, which is what can be judged and learnt from.
+def text_turns(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the turns of an OpenAI conversation that are text, as they are stored: what can be judged and learnt.
 
     Parts of a message are joined; calls and results of tools, and empty turns, are left out.
     """
@@ -42,10 +43,11 @@ def text_turns(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
         role = TEXT_ROLES.get(str(message.get("role")))
         content = _text(message.get("content"))
         if role is not None and content:
-            turns.append(Message.model_validate({"role": role, "content": printable(content[:MAX_TEXT_CHARACTERS])}))
+            turns.append({"role": role, "content": printable(content[:MAX_TEXT_CHARACTERS])})
     return turns[-MESSAGES_KEPT:]
 
 
+@lru_cache(maxsize=4096)  # the same people ask again
 def identifier_of(name: str) -> str:
     """Return `name` as an identifier, which records need: what it may not hold becomes a dash."""
     cleaned = re.sub(r"[^A-Za-z0-9._:@/+-]+", "-", name)[:IDENTIFIER_CHARACTERS]
@@ -59,7 +61,7 @@ def storable(text: str | None) -> str | None:
 
 def printable(text: str) -> str:
     """Return `text` with what UTF-8 cannot say (half a surrogate pair, which JSON can) as question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _text(content: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, distinct, func, insert, not_, or_, select
 
 from everswarm.schemas.base import Record
-from everswarm.server.database import insert_ignore
+from everswarm.server.database import insert_ignore, insert_new
 from everswarm.server.feedback.tables import feedback, interactions
 
 LIKED_RATING = 4  # an answer rated so or better may itself be learnt from
@@ -35,9 +35,9 @@ def insert_interaction(connection: Connection, row: Mapping[str, Any]) -> None:
     connection.execute(insert(interactions), dict(row))
 
 
-def insert_interactions(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Store the interactions whose ids are new; return how many that were."""
-    return insert_ignore(connection, interactions, rows)
+def insert_interactions(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Store the interactions whose ids are new; return these ids."""
+    return insert_new(connection, interactions.c.id, rows)
 
 
 def insert_feedback(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from everswarm.server.auth import Principal
 from everswarm.server.database import Database
 from everswarm.server.feedback import repository
 from everswarm.server.feedback.reading import identifier_of, storable, text_turns
+from everswarm.server.feedback.tables import interactions
 
 State = Literal["complete", "cut", "failed"]
 JUDGEMENTS = ("rating", "correction", "comment")
@@ -33,7 +35,7 @@ NAME_CHARACTERS = 200  # of a role, a model, an endpoint
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class NewInteraction:
     """One request to a model of this server, and what came of it."""
 
@@ -52,7 +54,7 @@ class NewInteraction:
 
 
 def record_interaction(database: Database, interaction: NewInteraction) -> str:
-    """Store one call and return its id, which judgements name."""
+    """Have one call stored within milliseconds, and return its id, which judgements name."""
     row = {
         "id": interaction.id,
         "user": identifier_of(interaction.user),
@@ -62,15 +64,14 @@ def record_interaction(database: Database, interaction: NewInteraction) -> str:
         "role": _name(interaction.role),
         "model": _name(interaction.model),
         "endpoint": _name(interaction.endpoint),
-        "messages": [turn.model_dump() for turn in text_turns(interaction.messages)],
+        "messages": text_turns(interaction.messages),
         "response": storable(interaction.response and interaction.response[:MAX_TEXT_CHARACTERS]),
         "state": interaction.state,
         "prompt_tokens": interaction.prompt_tokens,
         "completion_tokens": interaction.completion_tokens,
         "latency_seconds": interaction.latency_seconds,
     }
-    with database.transaction() as connection:
-        repository.insert_interaction(connection, row)
+    database.write_soon(interactions, row)
     return interaction.id
 
 
@@ -156,5 +157,6 @@ def _folded(rows: list[Row[Any]]) -> JudgedInteraction:
     )
 
 
+@lru_cache(maxsize=1024)  # few roles, models and endpoints answer many chats
 def _name(value: str | None) -> str | None:
     return None if value is None else storable(value[:NAME_CHARACTERS])

@@ -15,7 +15,7 @@ from everswarm.schemas.server import Scope
 from everswarm.schemas.sync import Device, DeviceEnrolment, MobileModel
 from everswarm.server.auth import Principal
 from everswarm.server.auth.repository import live_keys_with_scope
-from everswarm.server.database import Database
+from everswarm.server.database import Database, take_turns
 from everswarm.server.fleet import repository
 from everswarm.server.fleet.repository import Base
 
@@ -40,6 +40,7 @@ def enrol_device(database: Database, principal: Principal, enrolment: DeviceEnro
     now = datetime.now(UTC)
     values = {"name": enrolment.name, "client_version": enrolment.client_version, "last_seen_at": now}
     with database.transaction() as connection:
+        take_turns(connection, "devices")
         found = repository.find_device(connection, enrolment.device_id)
         key_id = None if found is None else found.key_id
         if principal.scope is not Scope.ADMIN:
@@ -81,6 +82,7 @@ def publish_release(
     reason: str,
 ) -> Release:
     """Make what a cycle produced the latest release of `role`. Done twice for a cycle, the first stays."""
+    take_turns(connection, "releases")
     existing = repository.release_of_cycle(connection, cycle_id)
     if existing is not None:
         return existing
@@ -117,6 +119,7 @@ def list_releases(database: Database, *, limit: int) -> list[Release]:
 
 def set_base(connection: Connection, *, role: str, student: str, base: Artifact, quantization: str) -> None:
     """Say which base model devices of `role` run until the first release."""
+    take_turns(connection, "bases")
     repository.put_base(connection, Base(role=role, student=student, artifact=base, quantization=quantization))
 
 

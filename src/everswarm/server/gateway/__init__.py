@@ -1,11 +1,12 @@
-"""The model serving layer: which endpoint answers, what happens when it does not, and what it cost.
+"""The model serving layer: which endpoint answers, when, what happens when it does not, and what it cost.
 
-Takes chat payloads and the name of a role or model; gives answers in OpenAI's shape and usage rows.
-Does not know who asks, nor how several models work on one request.
+Takes chat payloads and the name of a role or model; gives answers in OpenAI's shape. Never crosses a quota, and lets
+requests wait for one. Does not know how several models work on one request, nor what becomes of the answers.
 """
 
+from everswarm.server.gateway.calls import Answered, AnsweredStream, Call
 from everswarm.server.gateway.routing import ServedModel
-from everswarm.server.gateway.service import Answered, AnsweredStream, Gateway, GatewayDep
+from everswarm.server.gateway.service import Gateway, GatewayDep
 from everswarm.server.gateway.usage import Usage, record_usage
 
-__all__ = ["Answered", "AnsweredStream", "Gateway", "GatewayDep", "ServedModel", "Usage", "record_usage"]
+__all__ = ["Answered", "AnsweredStream", "Call", "Gateway", "GatewayDep", "ServedModel", "Usage", "record_usage"]

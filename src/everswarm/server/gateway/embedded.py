@@ -9,24 +9,54 @@ from pathlib import Path
 
 from everswarm.errors import ConfigurationError, DigestMismatchError, EverswarmError, UnavailableError
 from everswarm.llm.embedded import EmbeddedEngine
+from everswarm.llm.forced_tools import ForcedTools
 from everswarm.llm.openai_client import OpenAIClient
 from everswarm.llm.pull import pull_gguf
 from everswarm.server.gateway.endpoints import STARTING, Endpoint
+from everswarm.server.gateway.limits import quota_of
+from everswarm.server.gateway.profiles import embedded_entry
 from everswarm.server.gateway.routing import OPERATIONAL
-from everswarm.settings import WEB_ROLES, EngineSettings
+from everswarm.settings import EndpointSettings, EngineSettings
 
-ANSWER_SECONDS = 600.0  # a whole answer on a slow processor, with others in front
 TRY_AGAIN_SECONDS = 60.0  # to fetch the model, when no source answered
 
 _log = logging.getLogger(__name__)
 
 
 class EmbeddedEndpoint(Endpoint):
-    """The model that runs in our own child process and serves all web roles."""
+    """The model that runs in our own child process."""
 
-    def __init__(self, settings: EngineSettings, *, models_dir: Path, log_path: Path | None = None) -> None:
-        client = OpenAIClient(self._base_url, name="the embedded engine", timeout_seconds=ANSWER_SECONDS)
-        super().__init__("embedded", model=settings.model, roles=WEB_ROLES, client=client)
+    def __init__(
+        self,
+        settings: EngineSettings,
+        *,
+        models_dir: Path,
+        log_path: Path | None = None,
+        entry: EndpointSettings | None = None,
+        interactive_share: float = 0.2,
+    ) -> None:
+        """Prepare the engine.
+
+        Args:
+            settings: of the engine.
+            models_dir: where its model is, or goes.
+            log_path: of the engine's complaints.
+            entry: its complete entry in the endpoint table, which wins over `settings`; default: all web roles.
+            interactive_share: of its quota, where it has one.
+        """
+        entry = entry or embedded_entry(settings)
+        settings = settings.model_copy(update={"model": entry.model, "answer_tokens": entry.answer_tokens})
+        client = OpenAIClient(self._base_url, name="the embedded engine", timeout_seconds=entry.timeout_seconds)
+        super().__init__(
+            entry.name,
+            model=entry.model,
+            roles=entry.roles,
+            client=ForcedTools(client),
+            quota=quota_of(entry, None, interactive_share=interactive_share),
+            weight=entry.weight,
+            answer_tokens=entry.answer_tokens,
+            prices=(entry.price_per_million_prompt_tokens, entry.price_per_million_answer_tokens),
+        )
         self._settings = settings
         self._models_dir = models_dir
         self._log_path = log_path

@@ -1,10 +1,10 @@
-"""From the name of a role or a model to the endpoints that may answer, best first. Pure."""
+"""From the name of a role or a model to the endpoints that may answer. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from everswarm.errors import NotFoundError, UnavailableError
 
@@ -22,12 +22,15 @@ class Routable(Protocol):
     def roles(self) -> Sequence[str]:
         """What the model is for."""
 
-    @property
-    def state(self) -> str:
-        """`operational`, or what is wrong."""
-
 
 E = TypeVar("E", bound=Routable)
+
+
+class Candidate(NamedTuple, Generic[E]):
+    """An endpoint, and the role in which it would answer; None when asked for by its model's name."""
+
+    endpoint: E
+    role: str | None
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,10 @@ class ServedModel:
     owner: str
 
 
-def candidates(endpoints: Sequence[E], targets: Sequence[str]) -> list[tuple[E, str | None]]:
-    """Return the endpoints that serve one of `targets`, each with its role; None when asked for by its model's name.
+def candidates(endpoints: Sequence[E], targets: Sequence[str]) -> list[list[Candidate[E]]]:
+    """Return the endpoints that serve one of `targets`: a group for each target, the most wanted first.
 
-    Operational ones come first; among them those of the first target, then of the second, and so on.
+    Within a group they stand as declared. An endpoint that serves several targets is in the first group only.
 
     Raises:
         UnavailableError: there is no endpoint at all.
@@ -53,17 +56,20 @@ def candidates(endpoints: Sequence[E], targets: Sequence[str]) -> list[tuple[E, 
             "No endpoint is configured. Enable [engine], or add [[endpoints]] to everswarm.toml, and start again.",
             retry_after_seconds=60,
         )
-    found: dict[int, tuple[E, str | None]] = {}
+    groups: list[list[Candidate[E]]] = []
+    taken: set[int] = set()
     for target in targets:
+        group = []
         for position, endpoint in enumerate(endpoints):
-            if target in endpoint.roles:
-                found.setdefault(position, (endpoint, target))
-            elif target == endpoint.model:
-                found.setdefault(position, (endpoint, None))
-    if not found:
+            if position not in taken and (target in endpoint.roles or target == endpoint.model):
+                taken.add(position)
+                group.append(Candidate(endpoint, target if target in endpoint.roles else None))
+        if group:
+            groups.append(group)
+    if not groups:
         names = ", ".join(model.name for model in served_models(endpoints))
         raise NotFoundError(f"There is no model '{targets[0]}' here. There are: everswarm, {names}.")
-    return sorted(found.values(), key=lambda item: item[0].state != OPERATIONAL)  # stable: the order above stays
+    return groups
 
 
 def served_models(endpoints: Sequence[Routable]) -> list[ServedModel]:

@@ -1,15 +1,24 @@
-"""The body of `POST /v1/chat/completions`, in OpenAI's shape. Fields that we do not know pass through."""
+"""Body and headers of `POST /v1/chat/completions`, in OpenAI's shape. Fields that we do not know pass through."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from everswarm.errors import BadRequestError
+from everswarm.llm import wire
+from everswarm.schemas.gateway import Priority
 from everswarm.schemas.interaction import MAX_TEXT_CHARACTERS
 
 MAX_MESSAGES = 2000
 MAX_CHOICES = 16  # answers to one request
+LONGEST_WAIT_SECONDS = 3600.0  # that a reader may ask for
+
+_HEADERS = (b"x-everswarm-priority", b"x-everswarm-wait-seconds", b"x-everswarm-cache")
+CacheUse = Literal["auto", "on", "off"]
 
 
 class Passing(BaseModel):
@@ -51,14 +60,86 @@ class ChatRequest(Passing):
     response_format: dict[str, Any] | None = None
     user: Annotated[str, Field(max_length=200)] | None = None  # for whom an application asks; heeded of admins only
 
-    @property
-    def wants_usage(self) -> bool:
-        """Whether the stream should end with the token counts."""
-        return self.stream_options is not None and self.stream_options.include_usage
 
-    def payload(self) -> dict[str, Any]:
-        """Return the body as it was sent, for an endpoint; a stream always asks for the token counts."""
-        body = self.model_dump(exclude_unset=True)
-        if self.stream:
-            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        return body
+class Chat(NamedTuple):
+    """A chat that was checked."""
+
+    payload: dict[str, Any]  # as it was sent, for an endpoint; a stream always asks for the token counts
+    streams: bool
+    wants_usage: bool  # whether the stream should end with the token counts
+    user: str | None
+
+
+class Wishes(NamedTuple):
+    """What the headers say of how a chat is to be served."""
+
+    priority: Priority | None = None
+    wait_seconds: float | None = None
+    cache: CacheUse = "auto"
+
+
+def read_chat(body: bytes) -> Chat:
+    """Return the chat in `body`.
+
+    Raises:
+        RequestValidationError: it is none; names each field.
+    """
+    try:
+        ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        wrong = [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_url=False)]
+        raise RequestValidationError(wrong) from error
+    payload: dict[str, Any] = wire.loads(body)
+    options = payload.get("stream_options") or {}
+    streams = bool(payload.get("stream"))
+    if streams:
+        payload["stream_options"] = {**options, "include_usage": True}
+    return Chat(payload, streams, bool(options.get("include_usage")), payload.get("user"))
+
+
+def read_wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
+    """Return what the `X-Everswarm-…` headers say.
+
+    Raises:
+        BadRequestError: one has a value that it cannot have.
+    """
+    found = {name: value.decode("latin-1").strip().lower() for name, value in headers if name in _HEADERS}
+    if not found:
+        return Wishes()
+    return Wishes(
+        priority=_priority(found.get(_HEADERS[0])),
+        wait_seconds=_wait_seconds(found.get(_HEADERS[1])),
+        cache=_cache(found.get(_HEADERS[2], "auto")),
+    )
+
+
+def _priority(text: str | None) -> Priority | None:
+    if text is None:
+        return None
+    try:
+        return Priority(text)
+    except ValueError:
+        raise BadRequestError(
+            f"X-Everswarm-Priority is one of {', '.join(Priority)}, not {text[:40]!r}. Leave it out for interactive."
+        ) from None
+
+
+def _wait_seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
+        raise BadRequestError(
+            f"X-Everswarm-Wait-Seconds is 0 to {LONGEST_WAIT_SECONDS:.0f}, not {text[:40]!r}. "
+            "What may take longer goes to /v1/batches."
+        )
+    return seconds
+
+
+def _cache(text: str) -> CacheUse:
+    if text not in ("auto", "on", "off"):
+        raise BadRequestError(f"X-Everswarm-Cache is auto, on or off, not {text[:40]!r}.")
+    return text  # type: ignore[return-value]

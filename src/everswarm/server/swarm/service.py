@@ -1,114 +1,139 @@
-"""Answers one chat with the models of the gateway, and keeps it as an interaction."""
+"""Answers chats with the models of the gateway, and keeps each as an interaction."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncGenerator
+from typing import Any, NamedTuple
 
 from everswarm.errors import EverswarmError, NotFoundError
 from everswarm.identifiers import new_id
-from everswarm.llm.protocol import Chunk
+from everswarm.llm.protocol import Chunk, Payload
+from everswarm.schemas.gateway import Priority
 from everswarm.server.database import Database
-from everswarm.server.gateway import AnsweredStream, Gateway
+from everswarm.server.gateway import Answered, AnsweredStream, Call, Gateway
 from everswarm.server.swarm.recording import Asker, Recording
-from everswarm.server.swarm.requests import ChatRequest
-from everswarm.server.swarm.routing import targets
+from everswarm.server.swarm.requests import Chat, ChatRequest, Wishes
+from everswarm.server.swarm.routing import SWARM, targets
 
 
-@dataclass(frozen=True)
-class Reply:
-    """A whole answer, and the interaction that it is."""
+class Turn(NamedTuple):
+    """One chat on its way: the call to the gateway, and the record of it."""
 
-    interaction_id: str
-    role: str | None
-    completion: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class StreamingReply:
-    """An answer as server-sent events, and the interaction that it will be."""
-
-    interaction_id: str
-    role: str | None
-    events: AsyncIterator[bytes]
+    call: Call
+    recording: Recording
+    wants_usage: bool
 
 
-async def answer(gateway: Gateway, database: Database, request: ChatRequest, *, asker: Asker) -> Reply:
-    """Return the whole answer to `request`; raises what `Gateway.chat` raises.
+def begin(
+    gateway: Gateway, database: Database, chat: Chat, *, asker: Asker, wishes: Wishes, priority: Priority
+) -> Turn:
+    """Return `chat` as a call. Nothing is sent yet.
+
+    Args:
+        gateway: the models.
+        database: where the interaction will be.
+        chat: what was asked.
+        asker: for whom.
+        wishes: what the headers say; they win.
+        priority: where they say none.
+
+    Raises:
+        EverswarmError: what is answered could not be stored now, because the disk is full, say.
+    """
+    if database.write_problem is not None:
+        raise database.write_problem
+    recording = Recording(database, asker=asker, messages=chat.payload["messages"])
+    wait_seconds = gateway.wait_seconds if wishes.wait_seconds is None else wishes.wait_seconds
+    call = Call(
+        payload=chat.payload,
+        targets=_targets(gateway, chat.payload),
+        user=asker.user,
+        priority=wishes.priority or priority,
+        wait_seconds=wait_seconds,
+        cache=wishes.cache,
+        interaction_id=recording.id,
+    )
+    return Turn(call, recording, chat.wants_usage)
+
+
+async def answer(gateway: Gateway, turn: Turn) -> Answered:
+    """Return the whole answer, its id that of the interaction; raises what `Gateway.chat` raises.
 
     When cancelled, because the reader left, the work upstream ends and the interaction is stored as cut.
     """
-    payload = request.payload()
-    recording = Recording(database, id=new_id(), asker=asker, messages=payload["messages"])
-    async with _failure_stored(recording):
-        answered = await gateway.chat(payload, targets=_targets(gateway, payload))
+    recording = turn.recording
+    try:
+        answered = await gateway.chat(turn.call)
+    except BaseException as error:
+        _store_failure(recording, error)
+        raise
     recording.answered_by(answered.endpoint, answered.model, answered.role)
     recording.take(answered.response)
-    await recording.store("complete")
-    return Reply(recording.id, answered.role, {**answered.response, "id": recording.id})
+    recording.store("complete")
+    return Answered(
+        answered.endpoint,
+        answered.model,
+        answered.role,
+        {**answered.response, "id": recording.id},
+        answered.cached,
+    )
 
 
-async def stream(gateway: Gateway, database: Database, request: ChatRequest, *, asker: Asker) -> StreamingReply:
-    """Return the answer to `request` as it comes; raises what `Gateway.chat_stream` raises, before the first event."""
-    payload = request.payload()
-    recording = Recording(database, id=new_id(), asker=asker, messages=payload["messages"])
-    async with _failure_stored(recording):
-        answered = await gateway.chat_stream(payload, targets=_targets(gateway, payload))
-    recording.answered_by(answered.endpoint, answered.model, answered.role)
-    events = _events(answered, recording, wants_usage=request.wants_usage)
-    return StreamingReply(recording.id, answered.role, events)
-
-
-@asynccontextmanager
-async def _failure_stored(recording: Recording) -> AsyncIterator[None]:
-    """Store a call that ends before its first token; one that no model was asked for is none."""
+async def answer_stream(gateway: Gateway, turn: Turn) -> AnsweredStream:
+    """Return the answer as it comes; raises what `Gateway.chat_stream` raises, before the first piece."""
     try:
-        yield
-    except asyncio.CancelledError:
-        recording.store_soon("cut")
+        answered = await gateway.chat_stream(turn.call)
+    except BaseException as error:
+        _store_failure(turn.recording, error)
         raise
-    except NotFoundError:
-        raise
+    turn.recording.answered_by(answered.endpoint, answered.model, answered.role)
+    chunks = _recorded(answered, turn)
+    return AnsweredStream(answered.endpoint, answered.model, answered.role, chunks, answered.cached)
+
+
+async def answer_batched(gateway: Gateway, request: ChatRequest, *, user: str) -> dict[str, Any]:
+    """Return the `chat.completion` for one request of a batch of `user`; raises what `Gateway.chat` raises.
+
+    It waits for quota as long as it takes, behind people and devices, and is no interaction: only its usage is stored.
+    """
+    payload = request.model_dump(exclude_unset=True)
+    call = Call(payload, _targets(gateway, payload), user=user, priority=Priority.BATCH, wait_seconds=None)
+    answered = await gateway.chat(call)
+    return {**answered.response, "id": f"chatcmpl-{new_id()}"}
+
+
+def _store_failure(recording: Recording, error: BaseException) -> None:
+    """Store a chat that ends before its first token; one that no model was asked for is none."""
+    if isinstance(error, asyncio.CancelledError):
+        recording.store("cut")
+    elif isinstance(error, EverswarmError) and not isinstance(error, NotFoundError):
+        recording.store("failed")
+
+
+async def _recorded(answered: AnsweredStream, turn: Turn) -> AsyncGenerator[list[Chunk], None]:
+    """Yield what the reader asked for; however the stream ends, the interaction is stored, before its end if it can."""
+    recording, wants_usage = turn.recording, turn.wants_usage
+    try:
+        async for together in answered.chunks:
+            shown = []
+            for chunk in together:
+                recording.take(chunk)
+                if chunk.get("choices") or wants_usage:
+                    shown.append({**chunk, "id": recording.id})
+            if shown:
+                yield shown
+        recording.store("complete")
     except EverswarmError:
-        await recording.store_failure()
+        recording.store("failed")
         raise
-
-
-def _targets(gateway: Gateway, payload: dict[str, Any]) -> list[str]:
-    served = [model.name for model in gateway.models()]
-    return targets(payload.get("model", "everswarm"), payload["messages"], served)
-
-
-async def _events(answered: AnsweredStream, recording: Recording, *, wants_usage: bool) -> AsyncGenerator[bytes, None]:
-    """Yield server-sent events; however the stream ends, the interaction is stored, before the last event if it can."""
-    try:
-        async for chunk in answered.chunks:
-            recording.take(chunk)
-            if chunk.get("choices") or wants_usage:
-                yield _event({**chunk, "id": recording.id})
-        await recording.store("complete")
-        yield b"data: [DONE]\n\n"
-    except EverswarmError as error:
-        recording.store_soon("failed")
-        yield _event({"error": {"message": str(error), "type": "server_error", "code": error.status, "param": None}})
     finally:
-        # reached by cancellation too, when awaiting is over: what was not stored above was cut by the reader
-        recording.store_soon("cut")
-        _close_soon(answered.chunks)
+        recording.store("cut")  # by its reader, if it was not stored above
+        await answered.chunks.aclose()
 
 
-_closing: set[asyncio.Task[None]] = set()
-
-
-def _close_soon(chunks: AsyncGenerator[Chunk, None]) -> None:
-    task = asyncio.create_task(chunks.aclose())
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+def _targets(gateway: Gateway, payload: Payload) -> list[str]:
+    model = payload.get("model", SWARM)
+    if model != SWARM:
+        return [model]
+    return targets(SWARM, payload["messages"], gateway.roles)

@@ -36,6 +36,41 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("role", name=op.f("pk_bases")),
     )
     op.create_table(
+        "batches",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("owner", sa.String(length=200), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("endpoint", sa.String(length=100), nullable=False),
+        sa.Column("input_file_id", sa.String(length=64), nullable=False),
+        sa.Column("completion_window", sa.String(length=10), nullable=False),
+        sa.Column("metadata", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("errors", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("total", sa.Integer(), nullable=False),
+        sa.Column("completed", sa.Integer(), nullable=False),
+        sa.Column("failed", sa.Integer(), nullable=False),
+        sa.Column("output_file_id", sa.String(length=64), nullable=True),
+        sa.Column("error_file_id", sa.String(length=64), nullable=True),
+        sa.Column("output_seconds", sa.Integer(), nullable=False),
+        sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("in_progress_at", database.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("finalizing_at", database.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("completed_at", database.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("failed_at", database.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("expired_at", database.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("cancelling_at", database.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("cancelled_at", database.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("waiting_for", sa.Text(), nullable=True),
+        sa.Column("waiting_until", database.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("lease_token", sa.String(length=64), nullable=True),
+        sa.Column("leased_until", database.UtcDateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_batches")),
+    )
+    with op.batch_alter_table("batches", schema=None) as batch_op:
+        batch_op.create_index("ix_batches_owner", ["owner", "id"], unique=False)
+        batch_op.create_index("ix_batches_status", ["status", "id"], unique=False)
+
+    op.create_table(
         "cycles",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
@@ -48,6 +83,22 @@ def upgrade() -> None:
         sa.Column("finished_at", database.UtcDateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cycles")),
     )
+    op.create_table(
+        "files",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("owner", sa.String(length=200), nullable=False),
+        sa.Column("filename", sa.String(length=200), nullable=False),
+        sa.Column("purpose", sa.String(length=20), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_files")),
+    )
+    with op.batch_alter_table("files", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_files_expires_at"), ["expires_at"], unique=False)
+        batch_op.create_index("ix_files_owner", ["owner", "id"], unique=False)
+
     op.create_table(
         "interactions",
         sa.Column(
@@ -115,14 +166,18 @@ def upgrade() -> None:
     op.create_table(
         "usage",
         sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("interaction_id", sa.String(length=200), nullable=True),
         sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
         sa.Column("endpoint", sa.String(length=200), nullable=False),
         sa.Column("role", sa.String(length=200), nullable=True),
         sa.Column("model", sa.String(length=200), nullable=False),
+        sa.Column("priority", sa.String(length=20), nullable=False),
+        sa.Column("outcome", sa.String(length=10), nullable=False),
         sa.Column("prompt_tokens", sa.Integer(), nullable=True),
         sa.Column("completion_tokens", sa.Integer(), nullable=True),
         sa.Column("latency_seconds", sa.Float(), nullable=False),
-        sa.Column("status", sa.String(length=10), nullable=False),
+        sa.Column("queue_seconds", sa.Float(), nullable=False),
+        sa.Column("price_usd", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_usage")),
     )
     with op.batch_alter_table("usage", schema=None) as batch_op:
@@ -130,6 +185,20 @@ def upgrade() -> None:
             batch_op.f("ix_usage_endpoint_usage_created_at"), ["endpoint", "created_at"], unique=False
         )
 
+    op.create_table(
+        "batch_items",
+        sa.Column("batch_id", sa.String(length=64), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("custom_id", sa.String(length=200), nullable=False),
+        sa.Column("status_code", sa.Integer(), nullable=True),
+        sa.Column("request", sa.Text(), nullable=False),
+        sa.Column("response", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["batch_id"], ["batches.id"], name=op.f("fk_batch_items_batch_id_batches"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("batch_id", "number", name=op.f("pk_batch_items")),
+    )
     op.create_table(
         "devices",
         sa.Column("device_id", sa.String(length=200), nullable=False),
@@ -164,6 +233,16 @@ def upgrade() -> None:
     with op.batch_alter_table("feedback", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_feedback_interaction_id"), ["interaction_id"], unique=False)
 
+    op.create_table(
+        "file_pieces",
+        sa.Column("file_id", sa.String(length=64), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["file_id"], ["files.id"], name=op.f("fk_file_pieces_file_id_files"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("file_id", "number", name=op.f("pk_file_pieces")),
+    )
     op.create_table(
         "stages",
         sa.Column("id", sa.String(length=96), nullable=False),
@@ -201,6 +280,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_stages_cycle")
 
     op.drop_table("stages")
+    op.drop_table("file_pieces")
     with op.batch_alter_table("feedback", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_feedback_interaction_id"))
 
@@ -209,6 +289,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_devices_key_id"))
 
     op.drop_table("devices")
+    op.drop_table("batch_items")
     with op.batch_alter_table("usage", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_usage_endpoint_usage_created_at"))
 
@@ -224,7 +305,17 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_interactions_created_at"))
 
     op.drop_table("interactions")
+    with op.batch_alter_table("files", schema=None) as batch_op:
+        batch_op.drop_index("ix_files_owner")
+        batch_op.drop_index(batch_op.f("ix_files_expires_at"))
+
+    op.drop_table("files")
     op.drop_table("cycles")
+    with op.batch_alter_table("batches", schema=None) as batch_op:
+        batch_op.drop_index("ix_batches_status")
+        batch_op.drop_index("ix_batches_owner")
+
+    op.drop_table("batches")
     op.drop_table("bases")
     with op.batch_alter_table("artifacts", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_artifacts_kind"))

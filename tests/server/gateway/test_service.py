@@ -20,11 +20,13 @@ from everswarm.errors import (
     UnavailableError,
 )
 from everswarm.llm.fake import FakeChatModel
-from everswarm.server.gateway import Gateway, Usage, embedded, record_usage
+from everswarm.server.gateway import Call, Gateway, Usage, embedded, record_usage
+from everswarm.server.gateway.breaker import FAILURES_IN_A_ROW
 from everswarm.server.gateway.embedded import EmbeddedEndpoint
 from everswarm.server.gateway.endpoints import Endpoint
+from everswarm.server.gateway.quota_store import open_quota_store
 from everswarm.server.gateway.tables import usage
-from everswarm.settings import EMBEDDED_MODEL, EndpointSettings, EngineSettings, Settings
+from everswarm.settings import EMBEDDED_MODEL, EndpointSettings, EngineSettings, GatewaySettings, Settings
 
 ASK = {"model": "primary", "messages": [{"role": "user", "content": "capital of France?"}]}
 ROLES = ("primary", "coordinator", "specialist")
@@ -34,8 +36,8 @@ def endpoint(name: str, *, model: str = "org/model", roles=ROLES) -> Endpoint:
     return Endpoint(name, model=model, roles=roles, client=FakeChatModel([f"from {name}"], model=model))
 
 
-def remote(name: str, upstream: FakeUpstream, *, model: str = "org/model", roles=ROLES) -> EndpointSettings:
-    return EndpointSettings(name=name, base_url=upstream.base_url, model=model, roles=list(roles), timeout_seconds=5)
+def remote(name: str, upstream: FakeUpstream, **options) -> EndpointSettings:
+    return EndpointSettings(name=name, base_url=upstream.base_url, timeout_seconds=5, **options)
 
 
 def said(answered) -> str:
@@ -56,10 +58,21 @@ def two_upstreams():
 
 
 @pytest.fixture
+def with_endpoints(tmp_path):
+    """Return a function that makes a gateway of endpoints, with a quota store of its own."""
+
+    def make(endpoints, **options):
+        return Gateway(endpoints, store=open_quota_store(home=tmp_path, database_url=None), **options)
+
+    return make
+
+
+@pytest.fixture
 async def gateway(two_upstreams):
-    """Two endpoints for the same roles."""
+    """Two endpoints for the same roles; the second only where the first cannot."""
     first, second = two_upstreams
-    settings = Settings(endpoints=[remote("first", first, model="org/one"), remote("second", second, model="org/two")])
+    one, two = remote("first", first, model="org/one"), remote("second", second, model="org/two", weight=0)
+    settings = Settings(endpoints=[one, two], gateway=GatewaySettings(wait_seconds=0, retries=0))
     running = Gateway.from_settings(settings)
     await running.start()
     await until(lambda: set(running.states().values()) == {"operational"})
@@ -68,47 +81,48 @@ async def gateway(two_upstreams):
 
 
 async def test_role_is_answered_by_the_first_endpoint_with_its_model(gateway, two_upstreams):
-    answered = await gateway.chat(ASK, targets=["primary"])
+    answered = await gateway.chat(Call(ASK, ["primary"]))
     assert (answered.endpoint, answered.model, answered.role) == ("first", "org/one", "primary")
     assert said(answered) == "from first"
     assert two_upstreams[0].requests[0]["model"] == "org/one"
 
 
 async def test_full_model_name_is_answered_by_its_endpoint(gateway):
-    answered = await gateway.chat(ASK, targets=["org/two"])
+    answered = await gateway.chat(Call(ASK, ["org/two"]))
     assert (answered.endpoint, answered.role) == ("second", None)
 
 
 async def test_next_endpoint_answers_when_the_first_fails_and_the_first_is_named(gateway, two_upstreams):
     two_upstreams[0].behaviour = Behaviour(status=500, body=b'{"error":{"message":"boom"}}')
-    answered = await gateway.chat(ASK, targets=["primary"])
+    answered = await gateway.chat(Call(ASK, ["primary"]))
     assert said(answered) == "from second"
     assert gateway.states() == {"first": "the endpoint 'first' answered with 500: boom", "second": "operational"}
-    await gateway.chat(ASK, targets=["primary"])
-    assert len(two_upstreams[0].requests) == 1, "the one that works is asked first now"
+    for _ in range(5):
+        await gateway.chat(Call(ASK, ["primary"]))
+    assert len(two_upstreams[0].requests) == FAILURES_IN_A_ROW, "after these nobody asks it for a while"
 
 
 async def test_endpoint_that_answers_again_is_operational_again(gateway, two_upstreams):
     two_upstreams[0].behaviour = Behaviour(status=500)
-    await gateway.chat(ASK, targets=["org/two", "org/one"])
+    await gateway.chat(Call(ASK, ["org/two", "org/one"]))
     with pytest.raises(UnavailableError):
-        await gateway.chat(ASK, targets=["org/one"])
+        await gateway.chat(Call(ASK, ["org/one"]))
     two_upstreams[0].behaviour = Behaviour()
-    await gateway.chat(ASK, targets=["org/one"])
+    await gateway.chat(Call(ASK, ["org/one"]))
     assert gateway.states()["first"] == "operational"
 
 
 async def test_stream_falls_back_before_its_first_piece(gateway, two_upstreams):
     two_upstreams[0].behaviour = Behaviour(cut_after_pieces=0)
-    answered = await gateway.chat_stream(ASK, targets=["primary"])
-    pieces = [chunk async for chunk in answered.chunks]
+    answered = await gateway.chat_stream(Call(ASK, ["primary"]))
+    pieces = [chunk async for together in answered.chunks for chunk in together]
     assert answered.endpoint == "second"
     assert pieces[0]["choices"][0]["delta"]["role"] == "assistant"
 
 
 async def test_stream_does_not_fall_back_after_its_first_piece(gateway, two_upstreams):
     two_upstreams[0].behaviour = Behaviour(cut_after_pieces=2)
-    answered = await gateway.chat_stream(ASK, targets=["primary"])
+    answered = await gateway.chat_stream(Call(ASK, ["primary"]))
     with pytest.raises(UnavailableError, match="broke off"):
         [chunk async for chunk in answered.chunks]
     assert two_upstreams[1].requests == []
@@ -117,19 +131,19 @@ async def test_stream_does_not_fall_back_after_its_first_piece(gateway, two_upst
 async def test_refused_request_is_not_tried_elsewhere(gateway, two_upstreams):
     two_upstreams[0].behaviour = Behaviour(status=400, body=b'{"error":{"message":"bad"}}')
     with pytest.raises(BadRequestError, match="bad"):
-        await gateway.chat(ASK, targets=["primary"])
+        await gateway.chat(Call(ASK, ["primary"]))
     assert two_upstreams[1].requests == []
     assert gateway.states()["first"] == "operational"
 
 
 async def test_quota_is_spent_only_when_everyones_is(gateway, two_upstreams):
     two_upstreams[0].behaviour = Behaviour(status=429, headers={"Retry-After": "40"})
-    assert said(await gateway.chat(ASK, targets=["primary"])) == "from second"
+    assert said(await gateway.chat(Call(ASK, ["primary"]))) == "from second"
     two_upstreams[1].behaviour = Behaviour(status=429, headers={"Retry-After": "20"})
     with pytest.raises(
         QuotaSpentError, match=r"No endpoint can answer for 'primary' now\..*Try again in 20 s"
     ) as caught:
-        await gateway.chat(ASK, targets=["primary"])
+        await gateway.chat(Call(ASK, ["primary"]))
     assert (caught.value.status, caught.value.retry_after_seconds) == (429, 20)
 
 
@@ -138,14 +152,14 @@ async def test_unknown_model_lists_what_there_is(gateway):
         NotFoundError,
         match=r"no model 'gpt-9' here\. There are: everswarm, primary, coordinator, specialist, org/one, org/two",
     ):
-        await gateway.chat(ASK, targets=["gpt-9"])
+        await gateway.chat(Call(ASK, ["gpt-9"]))
 
 
-async def test_second_target_is_used_when_the_first_has_no_working_endpoint():
+async def test_second_target_is_used_when_the_first_has_no_working_endpoint(with_endpoints):
     dead = endpoint("dead", roles=["specialist"])
     dead.client = BrokenModel()
-    gateway = Gateway([dead, endpoint("alive", roles=["primary"])])
-    answered = await gateway.chat(ASK, targets=["specialist", "primary"])
+    gateway = with_endpoints([dead, endpoint("alive", roles=["primary"])])
+    answered = await gateway.chat(Call(ASK, ["specialist", "primary"]))
     assert (answered.endpoint, answered.role) == ("alive", "primary")
 
 
@@ -153,12 +167,12 @@ class BrokenModel(FakeChatModel):
     def __init__(self) -> None:
         super().__init__([""])
 
-    async def chat(self, payload):
+    async def chat(self, payload, *, heard=None):
         raise UnavailableError("the cable is cut", retry_after_seconds=9)
 
 
-async def test_gateway_lists_roles_and_models():
-    gateway = Gateway(
+async def test_gateway_lists_roles_and_models(with_endpoints):
+    gateway = with_endpoints(
         [endpoint("a", model="x/one", roles=["primary"]), endpoint("b", model="x/two", roles=["specialist"])]
     )
     assert [(model.name, model.roles) for model in gateway.models()] == [
@@ -173,12 +187,12 @@ async def test_no_endpoint_at_all_says_what_to_configure():
     gateway = Gateway.from_settings(Settings(engine=EngineSettings(enabled=False)))
     assert gateway.states() == {}
     with pytest.raises(UnavailableError, match=r"Enable \[engine\], or add \[\[endpoints\]\]"):
-        await gateway.chat(ASK, targets=["primary"])
+        await gateway.chat(Call(ASK, ["primary"]))
 
 
-def test_two_endpoints_with_one_name_are_refused():
+def test_two_endpoints_with_one_name_are_refused(with_endpoints):
     with pytest.raises(ConfigurationError, match="Two endpoints have the name 'a'"):
-        Gateway([endpoint("a"), endpoint("a")])
+        with_endpoints([endpoint("a"), endpoint("a")])
 
 
 def test_credential_comes_from_its_variable(monkeypatch):
@@ -190,7 +204,9 @@ def test_credential_comes_from_its_variable(monkeypatch):
     assert Gateway.from_settings(Settings(endpoints=[made])).states() == {"router": "starting"}
 
 
-async def test_embedded_endpoint_says_that_it_fetches_and_then_that_the_engine_starts(tmp_path, monkeypatch):
+async def test_embedded_endpoint_says_that_it_fetches_and_then_that_the_engine_starts(
+    with_endpoints, tmp_path, monkeypatch
+):
     fetching = asyncio.Event()
     loop = asyncio.get_running_loop()
     let_go = threading.Event()
@@ -202,13 +218,13 @@ async def test_embedded_endpoint_says_that_it_fetches_and_then_that_the_engine_s
         raise UnavailableError("No source gave it.")
 
     monkeypatch.setattr(embedded, "pull_gguf", slow_pull)
-    gateway = Gateway([EmbeddedEndpoint(EngineSettings(), models_dir=tmp_path)])
+    gateway = with_endpoints([EmbeddedEndpoint(EngineSettings(), models_dir=tmp_path)])
     assert gateway.states() == {"embedded": "starting"}
     await gateway.start()
     await fetching.wait()
     assert gateway.states()["embedded"] == f"starting: fetching {EMBEDDED_MODEL} (98 MB) from the Hub"
     with pytest.raises(UnavailableError, match=r"'embedded' is not ready: starting: fetching .*Try again in 5 s"):
-        await gateway.chat(ASK, targets=["primary"])
+        await gateway.chat(Call(ASK, ["primary"]))
     let_go.set()
     await until(lambda: "No source gave it. Trying again every 60 s" in gateway.states()["embedded"])
     await gateway.close()
@@ -221,22 +237,22 @@ async def test_embedded_endpoint_says_that_it_fetches_and_then_that_the_engine_s
         MissingExtraError("The embedded engine", "engine"),
     ],
 )
-async def test_embedded_endpoint_that_the_operator_must_mend_says_why(tmp_path, monkeypatch, error):
+async def test_embedded_endpoint_that_the_operator_must_mend_says_why(with_endpoints, tmp_path, monkeypatch, error):
     def refuse(*_args, **_options):
         raise error
 
     monkeypatch.setattr(embedded, "pull_gguf", refuse)
-    gateway = Gateway([EmbeddedEndpoint(EngineSettings(), models_dir=tmp_path)])
+    gateway = with_endpoints([EmbeddedEndpoint(EngineSettings(), models_dir=tmp_path)])
     await gateway.start()
     await until(lambda: gateway.states()["embedded"] == str(error))
     await gateway.close()
 
 
 def test_usage_is_stored(database):
-    record_usage(database, Usage("1", "embedded", "primary", "m", 12, 5, 0.5, "complete"))
+    record_usage(database, Usage("embedded", "primary", "m", "interactive", "answered", 12, 5, 0.5))
     with database.read() as connection:
         row = connection.execute(select(usage)).one()
-    assert (row.endpoint, row.prompt_tokens, row.completion_tokens, row.status) == ("embedded", 12, 5, "complete")
+    assert (row.endpoint, row.prompt_tokens, row.completion_tokens, row.outcome) == ("embedded", 12, 5, "answered")
     assert row.created_at.tzinfo is not None
 
 
@@ -247,7 +263,7 @@ async def test_embedded_profile_answers_every_role_with_nothing_configured(tmp_p
     try:
         await until(lambda: gateway.states() == {"embedded": "operational"})
         for role in ROLES:
-            answered = await gateway.chat({**ASK, "max_tokens": 4}, targets=[role])
+            answered = await gateway.chat(Call({**ASK, "max_tokens": 4}, [role]))
             assert said(answered)
             assert answered.model == EMBEDDED_MODEL
     finally:

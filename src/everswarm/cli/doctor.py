@@ -1,0 +1,146 @@
+"""`everswarm doctor`: what works on this machine, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from urllib.parse import urlsplit
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from everswarm.cli.doctor_checks import Check, Level, check_machine, running_server, server_is_installed
+from everswarm.cli.doctor_endpoints import EndpointRow, inspect_endpoints
+from everswarm.cli.local import HomeOption, settings_of
+from everswarm.cli.screen import JsonOption, console, errors, print_json
+from everswarm.schemas.gateway import LimitView
+from everswarm.settings import WEB_ROLES
+
+EXAMPLES = """Examples:
+
+everswarm doctor
+
+everswarm doctor --json      for programs; exit code 1 when something is broken
+
+EVERSWARM_ENDPOINTS='[{"profile":"ollama"}]' everswarm doctor      before a change is made
+"""
+MARKS = {"ok": Text("✓", style="green"), "note": Text("!", style="yellow"), "failed": Text("✗", style="bold red")}
+WINDOWS = {1.0: "a second", 60.0: "a minute", 3600.0: "an hour", 86_400.0: "a day"}
+MINIMUM_WIDTHS = {"endpoint": 18, "model": 22, "state": 15, "quota": 18}
+
+
+def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Look at the endpoints, live, and at this machine. Changes nothing and costs no tokens.
+
+    Exit code 0: every role has an endpoint that can answer, and no check failed. With and without a running server.
+    """
+    settings = settings_of(home)
+    with errors.status("asking the endpoints…"):  # shown at a terminal only
+        running = running_server(settings)
+        rows = []
+        if server_is_installed():
+            rows = inspect_endpoints(settings, running.health.endpoints if running else {})
+        checks = check_machine(settings, running)
+    silent = _silent_roles(rows)
+    is_broken = any(check.level == "failed" for check in checks) or any(row.quota_problem for row in rows)
+    is_well = bool(rows) and not silent and not is_broken
+    if as_json:
+        endpoints = [{**asdict(row), "can_answer": row.can_answer} for row in rows]
+        print_json(
+            {
+                "usable": is_well,
+                "silent_roles": silent,
+                "endpoints": endpoints,
+                "checks": [asdict(check) for check in checks],
+            }
+        )
+    else:
+        _print_endpoints(rows)
+        _print_checks(checks)
+        _print_verdict(rows, silent, is_well=is_well)
+    raise typer.Exit(0 if is_well else 1)
+
+
+def _silent_roles(rows: Sequence[EndpointRow]) -> list[str]:
+    """Return the roles that endpoints are configured for and none can answer."""
+    return [
+        role
+        for role in WEB_ROLES
+        if (having := [row for row in rows if role in row.roles]) and not any(row.can_answer for row in having)
+    ]
+
+
+def _print_endpoints(rows: Sequence[EndpointRow]) -> None:
+    table = Table(title="Endpoints", title_justify="left", title_style="bold", header_style="dim", box=None)
+    table.pad_edge, table.collapse_padding = False, True
+    for name in ("endpoint", "model", "state", "quota"):
+        table.add_column(name, overflow="fold", min_width=MINIMUM_WIDTHS.get(name))
+    for row in rows:
+        roles = "all roles" if set(row.roles) == set(WEB_ROLES) else ", ".join(row.roles) or "no role"
+        latency = "" if row.latency_ms is None else f"{row.latency_ms:.0f} ms"
+        table.add_row(
+            Text.assemble(row.name, "\n", (roles, "dim")),
+            Text.assemble(row.model or "?", "\n", (urlsplit(row.base_url or "").netloc or "this machine", "dim")),
+            Text.assemble((row.state, "green" if row.can_answer else "red"), "\n", (latency, "dim")),
+            _quota(row),
+        )
+    console.print(table)
+    _print_problems(rows)
+
+
+def _print_problems(rows: Sequence[EndpointRow]) -> None:
+    """Print each problem once, with the names of all that have it."""
+    names: dict[tuple[Level, str], list[str]] = {}
+    for row in rows:
+        if row.problem:
+            names.setdefault(("failed", row.problem), []).append(row.name)
+        if row.quota_problem:
+            names.setdefault(("failed", row.quota_problem), []).append(row.name)
+    if names:
+        console.print()
+        _print_findings([(level, "\n".join(named), text) for (level, text), named in names.items()])
+
+
+def _quota(row: EndpointRow) -> Text:
+    if row.limits:
+        return Text("\n").join(map(_left, row.limits))
+    return Text("cannot be read", style="red") if row.quota_problem else Text("no limit known", style="dim")
+
+
+def _left(limit: LimitView) -> Text:
+    window = WINDOWS.get(limit.window_seconds, f"in {limit.window_seconds:.0f} s")
+    return Text.assemble(f"{limit.left:,} {limit.unit} left", "\n", (f"of {limit.amount:,} {window}", "dim"))
+
+
+def _print_checks(checks: Sequence[Check]) -> None:
+    console.print("\n[bold]This machine[/]")
+    _print_findings(
+        [(check.level, check.name, f"{check.text} → {check.hint}" if check.hint else check.text) for check in checks]
+    )
+
+
+def _print_findings(findings: Sequence[tuple[Level, str, str]]) -> None:
+    """Print findings below each other; what does not fit on the line stands below its text."""
+    grid = Table.grid(padding=(0, 1))
+    for _column in range(2):
+        grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for level, name, text in findings:
+        grid.add_row(MARKS[level], Text(name), Text(text))
+    console.print(grid)
+
+
+def _print_verdict(rows: Sequence[EndpointRow], silent: Sequence[str], *, is_well: bool) -> None:
+    unable = sum(not row.can_answer for row in rows)
+    if is_well and unable:
+        words = f"Every role has an endpoint that can answer; {unable} of {len(rows)} endpoints cannot."
+    elif is_well:
+        words = "Everything that is needed works."
+    elif not rows:
+        words = "There is no endpoint. Enable [engine], or add [[endpoints]]."
+    elif silent:
+        words = f"No endpoint can answer as {', '.join(silent)}."
+    else:
+        words = "Mend what is marked with ✗."
+    console.print(f"\n{words}", style="bold green" if is_well else "bold red", markup=False)

@@ -1,0 +1,66 @@
+"""A way past the web framework for the one route whose own cost must vanish beside a model's.
+
+What the framework and the other middlewares do for a route is done here in a few lines: the limit of the body, the
+answers to errors, the headers for browsers. The route is declared in its room all the same, so that it is documented.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from everswarm.server.edge.body_limit import announced, too_long
+from everswarm.server.edge.browser_headers import NO_SNIFFING
+from everswarm.server.edge.problems import response_to
+
+
+class ExpressApp(FastAPI):
+    """The framework's application, which hands `POST express_path` to `express` before it does anything else."""
+
+    express_path = ""
+    express: ASGIApp
+    express_body_bytes = 0  # the longest body there; `express` reads the whole of it before it answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and scope["path"] == self.express_path and scope["method"] == "POST":
+            await self._handle(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        has_begun = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal has_begun
+            if message["type"] == "http.response.start":
+                has_begun = True
+                message["headers"] = [*message["headers"], NO_SNIFFING]
+            await send(message)
+
+        try:
+            promised_bytes, is_chunked = announced(scope)
+            if promised_bytes > self.express_body_bytes:
+                raise too_long(self.express_body_bytes)
+            limited = _limited(receive, self.express_body_bytes) if is_chunked else receive
+            await self.express(scope, limited, send_with_headers)
+        except Exception as error:
+            if has_begun:
+                raise
+            await response_to(error, scope)(scope, receive, send_with_headers)
+
+
+def _limited(receive: Receive, limit_bytes: int) -> Receive:
+    """Return a `receive` that refuses a body of unknown length when it is too long."""
+    size_bytes = 0
+
+    async def next_message() -> Message:
+        nonlocal size_bytes
+        message = await receive()
+        size_bytes += len(message.get("body", b""))
+        if size_bytes > limit_bytes:
+            raise too_long(limit_bytes)
+        return message
+
+    return next_message

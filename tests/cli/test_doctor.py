@@ -1,0 +1,347 @@
+"""`everswarm doctor`: what it finds, what it advises, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tests.fakes.local_server import LocalServer
+from tests.fakes.upstream import FakeUpstream
+
+from everswarm.cli import doctor as doctor_command
+from everswarm.cli import doctor_checks, doctor_endpoints
+from everswarm.cli import main as cli
+from everswarm.cli.local import announce
+from everswarm.schemas.gateway import Priority
+from everswarm.server.gateway.limits import quota_of
+from everswarm.server.gateway.profiles import expand
+from everswarm.server.gateway.quota import Reservation
+from everswarm.server.gateway.quota_store import open_quota_store
+from everswarm.settings import Settings
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+    def endpoint(self, name: str) -> dict[str, Any]:
+        return next(row for row in self.data["endpoints"] if row["name"] == name)
+
+    def check(self, name: str) -> dict[str, Any]:
+        return next(row for row in self.data["checks"] if row["name"] == name)
+
+
+Doctor = Callable[..., Result]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    made = tmp_path / "home"
+    made.mkdir(mode=0o700)
+    return made
+
+
+@pytest.fixture
+def doctor(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: Path) -> Doctor:
+    """Return how to call the doctor for a table; any port will do."""
+    monkeypatch.chdir(home.parent)
+    monkeypatch.setenv("EVERSWARM_PORT", "0")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+    def call(*endpoints: dict[str, Any], options: tuple[str, ...] = ("--json",)) -> Result:
+        if endpoints:
+            monkeypatch.setenv("EVERSWARM_ENDPOINTS", json.dumps(endpoints))
+        monkeypatch.setattr(sys, "argv", ["everswarm", "doctor", "--home", str(home), *options])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        return Result(ended.value.code if isinstance(ended.value.code, int) else 0, out, err)
+
+    return call
+
+
+@pytest.fixture
+def upstream():
+    with FakeUpstream(models=["org/model"]) as running:
+        yield running
+
+
+def remote(upstream: FakeUpstream, **said: Any) -> dict[str, Any]:
+    return {"name": "up", "base_url": upstream.base_url, "model": "org/model", **said}
+
+
+DEAD = {"name": "dead", "base_url": "http://127.0.0.1:1/v1", "model": "org/model"}
+
+
+# --- endpoints
+
+
+def test_endpoint_that_answers_is_usable_with_its_latency(doctor: Doctor, upstream: FakeUpstream) -> None:
+    result = doctor(remote(upstream))
+    row = result.endpoint("up")
+    assert (result.code, result.data["usable"], result.data["silent_roles"]) == (0, True, [])
+    assert (row["state"], row["reachable"], row["model_served"], row["can_answer"]) == ("operational", True, True, True)
+    assert row["latency_ms"] > 0
+    assert upstream.requests == [], "it costs no tokens"
+
+
+def test_role_that_nobody_can_answer_for_is_exit_1(doctor: Doctor, upstream: FakeUpstream) -> None:
+    result = doctor(remote(upstream, roles=["primary"]), {**DEAD, "roles": ["specialist"]})
+    assert (result.code, result.data["silent_roles"]) == (1, ["specialist"])
+    row = result.endpoint("dead")
+    assert (row["state"], row["reachable"], row["latency_ms"]) == ("does not answer", False, None)
+    assert row["problem"] == (
+        "Does not answer: Connection refused. Start it, or mend its base_url, http://127.0.0.1:1/v1."
+    )
+
+
+def test_dead_endpoint_beside_one_that_can_answer_is_told_and_exit_0(doctor: Doctor, upstream: FakeUpstream) -> None:
+    result = doctor(DEAD, remote(upstream), options=())
+    assert result.code == 0
+    assert re.search(r"✗ dead +Does not answer: Connection refused\.", result.out)
+    assert "Every role has an endpoint that can answer; 1 of 2 endpoints cannot." in result.out
+
+
+def test_model_that_is_not_served_comes_with_those_that_are(doctor: Doctor, upstream: FakeUpstream) -> None:
+    result = doctor(remote(upstream, profile="ollama", model="mistral"))
+    row = result.endpoint("up")
+    assert (result.code, row["state"], row["reachable"], row["model_served"]) == (1, "lacks the model", True, False)
+    assert row["problem"] == (
+        "Does not serve 'mistral'; it serves org/model. Set model to one that it serves, or `ollama pull mistral`."
+    )
+
+
+def test_credential_that_is_not_set_is_a_row_and_no_error(doctor: Doctor) -> None:
+    result = doctor({"profile": "hf"})
+    assert (result.code, result.data["silent_roles"]) == (1, ["primary", "coordinator", "specialist"])
+    row = result.endpoint("hf-primary")
+    assert (row["state"], row["reachable"]) == ("no credential", None)
+    assert row["problem"] == "Takes its credential from the variable HF_TOKEN, which is not set. Set it."
+
+
+def test_problem_of_several_endpoints_is_printed_once(doctor: Doctor) -> None:
+    result = doctor({"profile": "hf"}, options=())
+    assert result.out.count("HF_TOKEN") == 1
+    assert "No endpoint can answer as primary, coordinator, specialist." in result.out
+
+
+def test_credential_is_never_printed(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, upstream: FakeUpstream) -> None:
+    monkeypatch.setenv("ROUTER_KEY", "hunter2")
+    for options in ((), ("--json",)):
+        result = doctor(remote(upstream, api_key_env="ROUTER_KEY"), options=options)
+        assert (result.code, "hunter2" in result.out + result.err) == (0, False)
+
+
+def test_settings_that_cannot_be_used_are_exit_2(doctor: Doctor) -> None:
+    assert doctor({"profile": "olama"}).code == 2
+    twice = doctor({"profile": "hf"}, {"profile": "hf"})
+    assert (twice.code, "Two endpoints have the name 'hf-primary'" in twice.err) == (2, True)
+
+
+def test_no_endpoint_at_all_is_exit_1_and_says_what_to_configure(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERSWARM_ENGINE__ENABLED", "false")
+    result = doctor(options=())
+    assert result.code == 1
+    assert "There is no endpoint. Enable [engine], or add [[endpoints]]." in result.out
+
+
+def test_each_address_is_asked_once(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, upstream: FakeUpstream) -> None:
+    probed: list[str] = []
+    probe = doctor_endpoints._probe
+
+    async def count(subject: doctor_endpoints.Subject) -> doctor_endpoints.Found:
+        probed.append(subject.entry.name)
+        return await probe(subject)
+
+    monkeypatch.setattr(doctor_endpoints, "_probe", count)
+    doctor(remote(upstream, roles=["primary"]), remote(upstream, name="two", roles=["specialist"]))
+    assert len(probed) == 1
+
+
+# --- quotas
+
+
+def test_quota_is_whole_before_anything_was_used_and_no_file_is_made(
+    doctor: Doctor, home: Path, upstream: FakeUpstream
+) -> None:
+    row = doctor(remote(upstream, quota={"tokens_per_hour": 30_000})).endpoint("up")
+    [limit] = row["limits"]
+    assert (limit["left"], limit["amount"], limit["source"]) == (30_000, 30_000, "configuration")
+    assert list(home.iterdir()) == []
+
+
+def test_quota_left_and_closure_are_those_of_all_processes(doctor: Doctor, home: Path, upstream: FakeUpstream) -> None:
+    said = remote(upstream, quota={"tokens_per_hour": 30_000, "requests_per_minute": 20})
+    [entry] = expand(Settings.model_validate({"endpoints": [said]}))
+    quota = quota_of(entry, None, interactive_share=0.2)
+    assert quota is not None
+
+    async def use() -> None:
+        store = open_quota_store(home=home, database_url=None)
+        reservation = await store.reserve(quota, 500, priority=Priority.INTERACTIVE)
+        assert isinstance(reservation, Reservation)
+        await store.settle(quota, reservation, 400)
+        await store.close()
+
+    async def close() -> None:
+        store = open_quota_store(home=home, database_url=None)
+        await store.close_key(quota.key, seconds=3600, reason="402: no credit.")
+        await store.close()
+
+    asyncio.run(use())
+    assert [limit["left"] for limit in doctor(said).endpoint("up")["limits"]] == [29_600, 19]
+    page = doctor(said, options=()).out
+    assert re.search(r"29,600 tokens left", page)
+    assert re.search(r"of 30,000 an hour", page)
+    asyncio.run(close())
+    row = doctor(said).endpoint("up")
+    assert (row["state"], row["can_answer"]) == ("closed", False)
+    assert re.fullmatch(r"Closed until \S+ \S+ UTC\. 402: no credit\.", row["problem"])
+
+
+def test_quota_that_cannot_be_read_is_exit_1_without_the_password(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, upstream: FakeUpstream
+) -> None:
+    monkeypatch.setenv("EVERSWARM_DATABASE_URL", "postgresql+psycopg://ada:hunter2@127.0.0.1:1/none")
+    said = remote(upstream, quota={"tokens_per_hour": 1})
+    result = doctor(said)
+    assert result.code == 1
+    assert result.endpoint("up")["quota_problem"]
+    assert "hunter2" not in result.out + result.err
+    assert "Mend what is marked with ✗." in doctor(said, options=()).out
+
+
+# --- the embedded engine and the running server
+
+
+def test_embedded_engine_starts_with_the_server(doctor: Doctor) -> None:
+    result = doctor()
+    row = result.endpoint("embedded")
+    assert (result.code, row["state"], row["can_answer"], row["base_url"]) == (0, "not started", True, None)
+
+
+def test_engine_that_is_not_installed_comes_with_its_command(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = doctor_checks.importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "xllamacpp" else find_spec(name))
+    result = doctor()
+    assert (result.code, result.endpoint("embedded")["state"]) == (1, "not installed")
+    assert "pip install 'everswarm[engine]'" in result.endpoint("embedded")["problem"]
+    assert result.check("engine")["hint"] == "pip install 'everswarm[engine]'"
+
+
+def test_model_that_the_engine_does_not_have_is_told(doctor: Doctor) -> None:
+    row = doctor({"profile": "embedded", "model": "org/unknown"}).endpoint("embedded")
+    assert "The engine has no 'org/unknown'. Set model to HuggingFaceTB/SmolLM2-135M-Instruct." in row["problem"]
+
+
+def test_without_the_server_extra_the_machine_is_still_looked_at(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (doctor_command, doctor_checks):
+        monkeypatch.setattr(module, "server_is_installed", lambda: False)
+    result = doctor()
+    assert (result.code, result.data["endpoints"]) == (1, [])
+    assert result.check("server")["hint"] == "pip install 'everswarm[server]'"
+
+
+def test_running_server_is_found_and_its_port_is_no_problem(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, home: Path, upstream: FakeUpstream
+) -> None:
+    server = LocalServer(home)
+    server.start()
+    announce(server.settings, url=server.url)
+    monkeypatch.setenv("EVERSWARM_PORT", str(server.port))
+    found = doctor(remote(upstream)).check("server process")
+    server.stop()
+    assert found["level"] == "ok"
+    assert f"runs at {server.url}, version " in found["text"]
+
+
+def test_server_that_is_gone_does_not_count_as_running(doctor: Doctor, home: Path, upstream: FakeUpstream) -> None:
+    announce(Settings(home=home), url="http://127.0.0.1:1")
+    assert doctor(remote(upstream)).check("server process")["text"] == "does not run; it takes any free port"
+
+
+# --- this machine
+
+
+def test_port_of_another_program_is_exit_1(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, upstream: FakeUpstream
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("EVERSWARM_PORT", str(taken.getsockname()[1]))
+        result = doctor(remote(upstream))
+    found = result.check("server process")
+    assert (result.code, found["level"]) == (1, "failed")
+    assert found["text"].startswith("Cannot listen on 127.0.0.1:")
+    assert found["hint"] == "stop what uses it, or serve --port 0"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are those of POSIX")
+def test_home_that_others_can_read_is_exit_1(doctor: Doctor, home: Path, upstream: FakeUpstream) -> None:
+    home.chmod(0o755)
+    result = doctor(remote(upstream))
+    assert (result.code, result.check("home")["hint"]) == (1, f"chmod 700 {home}")
+
+
+def test_home_that_is_not_there_is_made_by_the_server_and_not_by_the_doctor(
+    doctor: Doctor, home: Path, upstream: FakeUpstream
+) -> None:
+    home.rmdir()
+    result = doctor(remote(upstream))
+    assert (result.code, result.check("home")["text"]) == (0, f"{home}, made at the first start")
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(("free_bytes", "level"), [(10**10, "ok"), (10**9, "note"), (10**7, "failed")])
+def test_space_on_the_disk_is_judged(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, upstream: FakeUpstream, free_bytes: int, level: str
+) -> None:
+    usage = type(doctor_checks.shutil.disk_usage("/"))(2 * free_bytes, free_bytes, free_bytes)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
+    assert doctor(remote(upstream)).check("disk")["level"] == level
+
+
+def test_model_that_is_not_here_yet_is_fetched_by_a_command(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    monkeypatch.setenv("EVERSWARM_MODELS_DIR", str(tmp_path / "none"))
+    found = doctor(remote(upstream)).check("model")
+    assert (found["level"], found["hint"]) == ("note", "everswarm models pull")
+    assert "is fetched when needed, 98.36 MB" in found["text"]
+
+
+# --- serve
+
+
+def test_serve_takes_its_table_from_the_command_line_and_needs_the_credentials(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: Path
+) -> None:
+    monkeypatch.chdir(home.parent)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for profiles, told in (
+        (["embedded", "hf"], "'hf-primary' takes its credential from the variable HF_TOKEN, which is not set."),
+        (["olama"], "endpoints.'olama'.profile: should be one of hf, ollama, vllm, embedded (did you mean 'ollama'?)"),
+    ):
+        options = [word for profile in profiles for word in ("--profile", profile)]
+        monkeypatch.setattr(sys, "argv", ["everswarm", "serve", "--home", str(home), "--port", "0", *options])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        assert told in " ".join(capfd.readouterr().err.split())
+        assert list(home.iterdir()) == [], "refused before anything was made"
