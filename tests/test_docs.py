@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if "plans" not in path.relative_to(ROOT).parts
 )
-GUIDES = ("chat-with-any-client", "cli", "devices", "feedback", "operations")
+GUIDES = ("batches", "chat-with-any-client", "cli", "devices", "endpoints", "feedback", "operations")
 VARIABLES_OF_COMMANDS = {
     "EVERSWARM_SERVER",
     "EVERSWARM_KEY",

@@ -106,10 +106,25 @@ def test_misspelt_section_in_toml_is_refused(write_toml: WriteToml) -> None:
     assert "Did you mean 'engine'?" in refusal()
 
 
-@pytest.mark.parametrize("text", ["[engine]\nthread = 2\n", "engine = {thread = 2}\n"])
-def test_misspelt_name_in_a_section_is_refused(write_toml: WriteToml, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[engine]\nthread = 2\n", "engine.thread: is not a setting (did you mean 'threads'?)"),
+        ("engine = {thread = 2}\n", "engine.thread: is not a setting (did you mean 'threads'?)"),
+        ("[gateway]\nretry = 2\n", "gateway.retry: is not a setting (did you mean 'retries'?)"),
+        ("[gateway.cache]\nsize = 2\n", "gateway.cache.size: is not a setting (did you mean 'size_mb'?)"),
+        ("[worker]\nkey = 'x'\n", "worker.key: is not a setting; there are local, threads, lease_seconds, beat"),
+    ],
+)
+def test_misspelt_name_in_a_section_is_refused(write_toml: WriteToml, text: str, told: str) -> None:
     write_toml(text)
-    assert "engine.thread: is not a setting" in refusal()
+    assert told in refusal()
+
+
+@pytest.mark.parametrize("text", ["[endpoints]\nprofile = 'hf'\n", "[endpoints.hf]\nprofile = 'hf'\n"])
+def test_one_bracket_around_endpoints_is_told(write_toml: WriteToml, text: str) -> None:
+    write_toml(text)
+    assert "endpoints: should be a list. Write [[endpoints]], with two brackets, above each endpoint" in refusal()
 
 
 def test_misspelt_name_in_a_section_is_refused_in_a_variable_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,10 +217,19 @@ def test_slash_at_the_end_of_an_address_is_cut() -> None:
             {**REMOTE, "quota": {"tokens_per_hour": 0}},
             "endpoints.'a'.quota.tokens_per_hour: Input should be greater than",
         ),
-        ({**REMOTE, "quota": {"tokens_an_hour": 1}}, "endpoints.'a'.quota.tokens_an_hour: is not a setting"),
+        (
+            {**REMOTE, "quota": {"tokens_an_hour": 1}},
+            "endpoints.'a'.quota.tokens_an_hour: is not a setting (did you mean 'tokens_per_hour'?)",
+        ),
+        ({**REMOTE, "wieght": 1}, "endpoints.'a'.wieght: is not a setting (did you mean 'weight'?)"),
+        ({"wieght": 1, "profile": "hf"}, "endpoints.'hf'.wieght: is not a setting (did you mean 'weight'?)"),
+        ({**REMOTE, "zzz": 1}, "endpoints.'a'.zzz: is not a setting; there are profile, name, base_url, model, roles,"),
         ({**REMOTE, "weight": -1}, "endpoints.'a'.weight: Input should be greater than or equal to 0"),
         ({**REMOTE, "weight": "nan"}, "endpoints.'a'.weight: Input should be a finite number"),
-        ({**REMOTE, "api_key": "secret"}, "endpoints.'a'.api_key: is not a setting"),
+        (
+            {**REMOTE, "api_key": "secret"},
+            "endpoints.'a'.api_key: is not a setting; use api_key_env with the NAME of the variable that holds",
+        ),
         ({"name": "a"}, "endpoints.'a': base_url and model should be set, or a profile that knows them: hf, ollama"),
         ({}, "endpoints.0: name and base_url and model should be set"),
         (

@@ -32,6 +32,7 @@ EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WEB_ROLES = ("primary", "coordinator", "specialist")
 PROFILES = ("hf", "ollama", "vllm", "embedded")
 CREDENTIAL_STARTS = ("hf_", "sk-", "sk_", "gsk_", "esw_")  # no variable begins so, and many credentials do
+CREDENTIAL_FIELDS = ("api_key", "apikey", "api-key", "api_token", "key", "token")  # what people write for api_key_env
 SECRET_INSIDE = "secret_inside"  # kind of an error whose input is never shown
 
 
@@ -90,7 +91,7 @@ class EndpointSettings(Section):
     @classmethod
     def _check_profile(cls, profile: str | None) -> str | None:
         if profile is not None and profile not in PROFILES:
-            raise ValueError(f"should be one of {', '.join(PROFILES)}{_meant(profile, PROFILES)}")
+            raise ValueError(f"should be one of {', '.join(PROFILES)}{meant(profile, PROFILES)}")
         return profile
 
     @field_validator("roles")
@@ -98,7 +99,7 @@ class EndpointSettings(Section):
     def _check_roles(cls, roles: list[str]) -> list[str]:
         for role in roles:
             if role not in WEB_ROLES:
-                raise ValueError(f"'{role}' is no role; there are {', '.join(WEB_ROLES)}{_meant(role, WEB_ROLES)}")
+                raise ValueError(f"'{role}' is no role; there are {', '.join(WEB_ROLES)}{meant(role, WEB_ROLES)}")
         return list(dict.fromkeys(roles))
 
     @field_validator("base_url")
@@ -163,7 +164,7 @@ class GatewaySettings(Section):
 
     queue_length: int = Field(default=256, ge=0)  # requests that wait for a quota; more are refused
     wait_seconds: float = Field(
-        default=60.0, ge=0, allow_inf_nan=False
+        default=75.0, ge=0, allow_inf_nan=False
     )  # the longest that one waits, unless it sets a deadline
     interactive_share: float = Field(default=0.2, ge=0, lt=1)  # of each quota, that devices and batches leave alone
     retries: int = Field(default=2, ge=0)  # after every endpoint of a role has failed
@@ -263,15 +264,30 @@ class Settings(BaseSettings):
         return self.artifacts_url or str(self.home / "artifacts")
 
 
+SECTIONS: dict[int | str, type[Section]] = {  # by the name of the setting that holds one
+    "engine": EngineSettings,
+    "gateway": GatewaySettings,
+    "cache": CacheSettings,
+    "endpoints": EndpointSettings,
+    "quota": QuotaSettings,
+    "cycle": CycleSettings,
+    "worker": WorkerSettings,
+}
+
+
+def config_path() -> Path:
+    """Where the TOML file is, or would be: what EVERSWARM_CONFIG names, or else `everswarm.toml` in this folder."""
+    return Path(os.environ.get("EVERSWARM_CONFIG") or "everswarm.toml")
+
+
 def _read_toml(settings_cls: type[BaseSettings]) -> TomlConfigSettingsSource:
     """Read the file; other names may stand in the environment, but not here.
 
     Raises:
         ConfigurationError: it is not TOML, cannot be opened, or has a name that is not a setting.
     """
-    named = os.environ.get("EVERSWARM_CONFIG")
-    path = Path(named or "everswarm.toml")
-    if named and not path.exists():
+    path = config_path()
+    if os.environ.get("EVERSWARM_CONFIG") and not path.exists():
         raise ConfigurationError(
             f"EVERSWARM_CONFIG names {path}, and there is no such file. Mend the variable or unset it."
         )
@@ -343,13 +359,14 @@ def _checked_base_url(base_url: str) -> str:
     return base_url.rstrip("/")
 
 
-def _closest(word: str, known: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
-
-
-def _meant(word: str, known: Iterable[str]) -> str:
+def meant(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'ollama'?)` for `word`, or nothing where none of the `known` is close."""
     close = _closest(word, known)
     return f" (did you mean '{close}'?)" if close else ""
+
+
+def _closest(word: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 def _within(name: str, item: ErrorDetails) -> InitErrorDetails:
@@ -368,8 +385,23 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 def _complaint(item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
-        return "is not a setting"
+        return f"is not a setting{_instead(item['loc'])}"
+    if item["type"] == "list_type" and item["loc"] == ("endpoints",):
+        return (
+            "should be a list. Write [[endpoints]], with two brackets, above each endpoint in everswarm.toml; in "
+            "EVERSWARM_ENDPOINTS put [ ] around them"
+        )
     text = item["msg"].removeprefix("Value error, ")
     if item["type"] == SECRET_INSIDE:
         return text
     return f"{text}, not {item['input']!r}" if isinstance(item["input"], str | int | float) else text
+
+
+def _instead(location: tuple[int | str, ...]) -> str:
+    """Say what to write instead of the last name in `location`, which is none of its section's."""
+    *places, name = location
+    section = next((SECTIONS[place] for place in reversed(places) if place in SECTIONS), Settings)
+    if section is EndpointSettings and str(name).lower() in CREDENTIAL_FIELDS:
+        return "; use api_key_env with the NAME of the variable that holds the credential, such as HF_TOKEN"
+    fields = list(section.model_fields)
+    return meant(str(name), fields) or f"; there are {', '.join(fields)}"

@@ -22,7 +22,7 @@ from everswarm.cli import cycle as cycle_command
 from everswarm.cli import main as cli
 from everswarm.cli import supervise
 from everswarm.cli.local import connect, connect_home
-from everswarm.cli.serve import CLI_KEY_LABEL, make_keys, show_sign_in
+from everswarm.cli.serve import CLI_KEY_LABEL, key_label, make_keys, show_sign_in
 from everswarm.client import EverswarmClient
 from everswarm.errors import UnauthorizedError
 from everswarm.processes import start_python_child, stop_child
@@ -207,7 +207,7 @@ def test_keys_of_the_machine_are_kept_from_start_to_start_and_made_again_when_re
     database = Database(settings.sqlalchemy_url)
     assert len(list_keys(database)) == 3  # with the first admin key
 
-    revoke_keys_labelled(database, CLI_KEY_LABEL)
+    revoke_keys_labelled(database, key_label(CLI_KEY_LABEL, settings))
     third = make_keys(settings)
     assert third.cli not in (first.cli, first.worker)
     assert principal_of(database, third.cli).scope == Scope.ADMIN

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import socket
 import sys
+import threading
 from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from tests.fakes.local_server import LocalServer
 from tests.fakes.upstream import FakeUpstream
 
 from everswarm.cli import doctor as doctor_command
@@ -26,57 +26,7 @@ from everswarm.server.gateway.quota import Reservation
 from everswarm.server.gateway.quota_store import open_quota_store
 from everswarm.settings import Settings
 
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.out)
-
-    def endpoint(self, name: str) -> dict[str, Any]:
-        return next(row for row in self.data["endpoints"] if row["name"] == name)
-
-    def check(self, name: str) -> dict[str, Any]:
-        return next(row for row in self.data["checks"] if row["name"] == name)
-
-
-Doctor = Callable[..., Result]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    made = tmp_path / "home"
-    made.mkdir(mode=0o700)
-    return made
-
-
-@pytest.fixture
-def doctor(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: Path) -> Doctor:
-    """Return how to call the doctor for a table; any port will do."""
-    monkeypatch.chdir(home.parent)
-    monkeypatch.setenv("EVERSWARM_PORT", "0")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-
-    def call(*endpoints: dict[str, Any], options: tuple[str, ...] = ("--json",)) -> Result:
-        if endpoints:
-            monkeypatch.setenv("EVERSWARM_ENDPOINTS", json.dumps(endpoints))
-        monkeypatch.setattr(sys, "argv", ["everswarm", "doctor", "--home", str(home), *options])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        return Result(ended.value.code if isinstance(ended.value.code, int) else 0, out, err)
-
-    return call
-
-
-@pytest.fixture
-def upstream():
-    with FakeUpstream(models=["org/model"]) as running:
-        yield running
+Doctor = Callable[..., Any]
 
 
 def remote(upstream: FakeUpstream, **said: Any) -> dict[str, Any]:
@@ -130,6 +80,58 @@ def test_credential_that_is_not_set_is_a_row_and_no_error(doctor: Doctor) -> Non
     row = result.endpoint("hf-primary")
     assert (row["state"], row["reachable"]) == ("no credential", None)
     assert row["problem"] == "Takes its credential from the variable HF_TOKEN, which is not set. Set it."
+
+
+def test_endpoint_without_its_credential_shows_no_quota(doctor: Doctor) -> None:
+    assert doctor({"profile": "hf"}).endpoint("hf-primary")["limits"] == []
+    page = doctor(options=()).out
+    assert ("not known" in page, "tokens left" in page) == (True, False)
+
+
+def test_address_without_a_list_of_models_is_unverified_and_no_error(doctor: Doctor, home: Path) -> None:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as files:  # as `python -m http.server`
+        threading.Thread(target=files.serve_forever, daemon=True).start()
+        said = {**DEAD, "base_url": f"http://127.0.0.1:{files.server_port}"}
+        result = doctor(said)
+        page = " ".join(doctor(said, options=()).out.split())
+        unnamed = doctor({"profile": "vllm", "base_url": said["base_url"]}).endpoint("vllm")
+        files.shutdown()
+    row = result.endpoint("dead")
+    assert (result.code, row["state"], row["problem"], row["model_served"]) == (0, "unverified", "", None)
+    assert row["warnings"] == ["Unverified: /models answers with 404; does base_url end in /v1?"]
+    assert "! dead Unverified: /models answers with 404; does base_url end in /v1?" in page
+    assert "Everything that is needed works." not in page
+    assert unnamed["problem"].endswith(
+        "does base_url end in /v1? Does not say which model it serves. Set model to its name."
+    )
+
+
+def test_limit_that_has_no_room_for_two_answers_is_told(doctor: Doctor, upstream: FakeUpstream) -> None:
+    result = doctor(remote(upstream, quota={"tokens_per_hour": 9_000, "tokens_per_minute": 1_500}))
+    [told] = result.endpoint("up")["warnings"]
+    assert result.code == 0
+    assert told.startswith("Its smallest token limit, 1,500, is less than twice its answer_tokens, 1,024. So an answer")
+    assert told.endswith("set answer_tokens to 750 or less.")
+    assert doctor(remote(upstream, quota={"tokens_per_hour": 2_048})).endpoint("up")["warnings"] == []
+
+
+@pytest.mark.parametrize("columns", [60, 80, 132])
+def test_no_line_is_wider_than_the_page_and_short_names_are_whole(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, upstream: FakeUpstream, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    long = remote(upstream, name="a-name-that-nobody-wants-to-type-twice", quota={"requests_per_day": 10**9})
+    dead = {**DEAD, "name": "hf-coordinator", "roles": ["coordinator", "specialist"]}
+    page = doctor(long, {**dead, "model": "mistralai/Mistral-7B-Instruct-v0.3"}, options=()).out
+    assert max(map(len, page.splitlines())) <= columns
+    assert "hf-coordinator" in page
+    if columns == 80:
+        assert "a-name-that-nobod…" in page
+        assert "coordinator," in page
 
 
 def test_problem_of_several_endpoints_is_printed_once(doctor: Doctor) -> None:
@@ -259,25 +261,40 @@ def test_without_the_server_extra_the_machine_is_still_looked_at(
     assert result.check("server")["hint"] == "pip install 'everswarm[server]'"
 
 
-def test_running_server_is_found_and_its_port_is_no_problem(
-    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, home: Path, upstream: FakeUpstream
-) -> None:
-    server = LocalServer(home)
-    server.start()
-    announce(server.settings, url=server.url)
-    monkeypatch.setenv("EVERSWARM_PORT", str(server.port))
-    found = doctor(remote(upstream)).check("server process")
-    server.stop()
-    assert found["level"] == "ok"
-    assert f"runs at {server.url}, version " in found["text"]
-
-
 def test_server_that_is_gone_does_not_count_as_running(doctor: Doctor, home: Path, upstream: FakeUpstream) -> None:
     announce(Settings(home=home), url="http://127.0.0.1:1")
     assert doctor(remote(upstream)).check("server process")["text"] == "does not run; it takes any free port"
 
 
 # --- this machine
+
+
+def test_file_that_the_settings_come_from_is_named(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, home: Path, upstream: FakeUpstream
+) -> None:
+    monkeypatch.delenv("EVERSWARM_CONFIG")
+    assert doctor(remote(upstream)).check("settings")["text"] == f"there is no everswarm.toml in {home.parent}"
+    (home.parent / "everswarm.toml").write_text("[worker]\nthreads = 1\n", encoding="utf-8")
+    (home.parent / ".env").write_text("EVERSWARM_WORKER__THREADS=1\n", encoding="utf-8")
+    found = doctor(remote(upstream)).check("settings")
+    assert found["text"] == f"from {home.parent / 'everswarm.toml'} and {home.parent / '.env'}"
+
+
+def test_variable_that_is_no_setting_is_named_and_no_error(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, home: Path, upstream: FakeUpstream
+) -> None:
+    monkeypatch.setenv("EVERSWARM_PROT", "secret-value")
+    monkeypatch.setenv("EVERSWARM_SERVER", "http://127.0.0.1:1")
+    monkeypatch.setenv("EVERSWARM_WORKER__THREADS", "1")
+    (home.parent / ".env").write_text("EVERSWARM_ENGINE_THREADS=2\n", encoding="utf-8")
+    result = doctor(remote(upstream))
+    told = [check["text"] for check in result.data["checks"] if check["name"] == "variable"]
+    assert result.code == 0
+    assert told == [
+        "EVERSWARM_ENGINE_THREADS is no setting and is ignored (did you mean 'EVERSWARM_ENGINE__THREADS'?)",
+        "EVERSWARM_PROT is no setting and is ignored (did you mean 'EVERSWARM_PORT'?)",
+    ]
+    assert "secret-value" not in result.out
 
 
 def test_port_of_another_program_is_exit_1(
@@ -336,7 +353,7 @@ def test_serve_takes_its_table_from_the_command_line_and_needs_the_credentials(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     for profiles, told in (
         (["embedded", "hf"], "'hf-primary' takes its credential from the variable HF_TOKEN, which is not set."),
-        (["olama"], "endpoints.'olama'.profile: should be one of hf, ollama, vllm, embedded (did you mean 'ollama'?)"),
+        (["olama"], "--profile olama: there is no such profile (did you mean 'ollama'?). There are hf, ollama, vllm, "),
     ):
         options = [word for profile in profiles for word in ("--profile", profile)]
         monkeypatch.setattr(sys, "argv", ["everswarm", "serve", "--home", str(home), "--port", "0", *options])

@@ -145,7 +145,7 @@ def test_batch_parks_and_is_done_after_the_refill_over_a_restart(server, serve, 
     given = client.files.create(file=("in.jsonl", text.encode()), purpose="batch")
     batch = client.batches.create(input_file_id=given.id, endpoint="/v1/chat/completions", completion_window="24h")
     gateway = server.app.state.gateway
-    until(lambda: gateway.waiting()["batch"] > 0 and len(upstream.requests) >= 3, what="the parking of the batch")
+    until(lambda: client.batches.retrieve(batch.id).everswarm["waiting_for"], what="the parking of the batch")
     assert status(server)[0] == 200, "a part of the quota is kept for people"
     waiting = Waiting(server)
     until(lambda: gateway.waiting()["interactive"] > 0 or waiting.ended, what="the waiting of a person")

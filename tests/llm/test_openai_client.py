@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 
 import pytest
 from tests.fakes.upstream import Behaviour, FakeUpstream
@@ -102,6 +103,29 @@ def test_retry_after_may_be_a_date_or_nonsense():
     assert retry_after_seconds({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 1
     assert retry_after_seconds({"Retry-After": "soon"}) is None
     assert retry_after_seconds({}) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["\u00b2", "soon", "", "-5", "1" * 5000, "99999999999999999", "Wed, 21 Oct 99999 07:28:00 GMT"]
+)
+def test_retry_after_that_nobody_can_mean_harms_nobody(text):
+    assert retry_after_seconds({"retry-after": text}) in (None, 1, 32 * 86_400)
+
+
+def test_retry_after_may_be_a_unix_time():
+    assert retry_after_seconds({"Retry-After": str(int(time.time()) + 100)}) in range(95, 102)
+
+
+async def test_web_page_is_not_repeated_to_the_reader(client, upstream):
+    upstream.behaviour = Behaviour(status=501, body=b"<!DOCTYPE HTML><p>Unsupported method")
+    with pytest.raises(UnavailableError, match=r"501: a web page, not the OpenAI protocol; does base_url end in /v1\?"):
+        await client.chat(ASK)
+
+
+async def test_what_a_model_does_not_support_is_the_callers_to_mend(client, upstream):
+    upstream.behaviour = Behaviour(status=500, body=b'{"error":{"message":"image input is not supported"}}')
+    with pytest.raises(BadRequestError, match="image input is not supported"):
+        await client.chat(ASK)
 
 
 async def test_nobody_listening_is_unavailable():

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
@@ -378,11 +379,23 @@ def serve(home: Path, database_url: str, program: str = "") -> subprocess.Popen[
 def test_serve_keeps_its_state_in_postgres(database: Database, tmp_path: Path) -> None:
     child = serve(tmp_path / "home", database.url)
     try:
-        until((tmp_path / "home" / "server.json").exists)
-        until(lambda: stats_of_keys(database) >= 3)  # the first admin key, and those of the commands and the worker
+        url = json.loads(until(lambda: read_if_there(tmp_path / "home" / "server.json")))["url"]
+        until(lambda: is_healthy(url))
+        assert stats_of_keys(database) >= 3  # the first admin key, and those of the commands and the worker
     finally:
         assert stop_child(child, grace_seconds=20.0) == 0
     assert not (tmp_path / "home" / "everswarm.sqlite").exists()
+
+
+def read_if_there(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/api/health").status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def stats_of_keys(database: Database) -> int:

@@ -32,7 +32,7 @@ def client(database: Database) -> TestClient:
     app = FastAPI()
     app.state.database = database
     app.state.settings = Settings()
-    app.state.gateway = SimpleNamespace(states=lambda: {"embedded": "operational"})
+    app.state.gateway = SimpleNamespace(states_in_short=lambda: {"embedded": "operational"})
     app.state.cycles = SimpleNamespace(state="ready")
     install_error_handlers(app)
     app.include_router(router)

@@ -348,3 +348,16 @@ def test_official_client_chats_with_the_embedded_model(serve, tmp_path):
     answer = server.client.chat.completions.create(model="primary", response_format=shape, **options)
     assert "city" in json.loads(answer.choices[0].message.content)
     assert [row.state for row in stored(server)] == ["complete", "complete", "failed", "complete"]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text", ["first " * 20_000, "\n" * 100_000, "select " * 20_000, "def\n" * 20_000, "1. " * 50_000]
+)
+def test_no_text_keeps_the_router_busy(text):
+    route([{"role": "user", "content": text}])
+
+
+def test_absurd_limit_is_refused(server):
+    with pytest.raises(openai.UnprocessableEntityError, match="max_tokens"):
+        server.client.chat.completions.create(model="primary", messages=ASK, max_tokens=2**64 - 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import stat
@@ -12,18 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dotenv import dotenv_values
+from pydantic import BaseModel
+
 from everswarm import __version__
+from everswarm.cli.doctor_server import RunningServer
 from everswarm.cli.screen import size
 from everswarm.cli.serve import listen
 from everswarm.cli.supervise import training_is_installed
-from everswarm.client import EverswarmClient
-from everswarm.errors import ConfigurationError, EverswarmError
-from everswarm.schemas.server import Health
-from everswarm.settings import Settings
+from everswarm.errors import ConfigurationError
+from everswarm.settings import Settings, config_path, meant
 
-ANSWER_SECONDS = 3.0  # of our own server
 SCARCE_BYTES = 2 * 10**9  # a model with its training weights, and room for the databases
 TOO_LITTLE_BYTES = 100 * 10**6
+PREFIX = "EVERSWARM_"
+OTHER_VARIABLES = {  # that we read, and that are no settings
+    f"{PREFIX}{name}" for name in ("CONFIG", "SERVER", "KEY", "DEVICE_HOME", "STAGE_FOLDER", "STAGE_CACHE")
+}
 SERVER_LIBRARIES = ("aiohttp", "dbos", "fastapi", "orjson", "sqlalchemy", "uvicorn")
 
 Level = Literal["ok", "note", "failed"]
@@ -39,27 +43,11 @@ class Check:
     hint: str = ""  # what to do
 
 
-@dataclass(frozen=True)
-class RunningServer:
-    """Our server on this home."""
-
-    url: str
-    health: Health
-
-
-def running_server(settings: Settings) -> RunningServer | None:
-    """Return the server that runs on this home, if one answers."""
-    try:
-        url = str(json.loads((settings.home / "server.json").read_text(encoding="utf-8"))["url"])
-        with EverswarmClient(url, timeout_seconds=ANSWER_SECONDS) as client:
-            return RunningServer(url, client.health())
-    except (OSError, ValueError, KeyError, TypeError, EverswarmError):
-        return None
-
-
 def check_machine(settings: Settings, running: RunningServer | None) -> list[Check]:
     """Return what was found, in the order in which to mend it."""
     return [
+        _check_config(),
+        *_check_variables(),
         _installed("server", server_is_installed(), level="failed"),
         _installed("engine", importlib.util.find_spec("xllamacpp") is not None, without="No embedded model."),
         _installed("training", training_is_installed(), without="Cycles wait for a worker elsewhere."),
@@ -79,6 +67,39 @@ def _installed(extra: str, is_there: bool, *, without: str = "", level: Level = 
     if is_there:
         return Check(extra, "ok", "installed")
     return Check(extra, level, f"not installed. {without}".strip(), f"pip install 'everswarm[{extra}]'")
+
+
+def _check_config() -> Check:
+    path = config_path().absolute()
+    read = [str(found) for found in (path, Path(".env").absolute()) if found.exists()]
+    if not path.exists():
+        text = f"there is no {path.name} in {path.parent}"
+        return Check("settings", "ok", f"{text}; {read[0]} is read" if read else text)
+    return Check("settings", "ok", f"from {' and '.join(read)}")
+
+
+def _check_variables() -> list[Check]:
+    """Name variables that look like a setting and are none: a misspelt one would do nothing, silently."""
+    known = _variables(Settings, PREFIX)
+    sections = {PREFIX + name.upper() for name in Settings.model_fields}
+    return [
+        Check("variable", "note", f"{name} is no setting and is ignored{meant(name.upper(), known)}")
+        for name in sorted({*os.environ, *dotenv_values(".env")})
+        if name.upper().startswith(PREFIX)
+        and name.upper() not in OTHER_VARIABLES
+        and name.upper().partition("__")[0] not in sections  # below a section a misspelt name is an error
+    ]
+
+
+def _variables(section: type[BaseModel], prefix: str) -> list[str]:
+    """Return the variables of all settings, those within sections included."""
+    names = []
+    for name, field in section.model_fields.items():
+        variable = prefix + name.upper()
+        names.append(variable)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += _variables(field.annotation, f"{variable}__")
+    return names
 
 
 def _check_home(home: Path) -> Check:
@@ -127,12 +148,16 @@ def _check_model(settings: Settings) -> Check:
 def _check_server(settings: Settings, running: RunningServer | None) -> Check:
     if running is None:
         return _check_port(settings)
-    version, status = running.health.version, running.health.status
-    text = f"runs at {running.url}, version {version}, {status}"
-    if version != __version__:
-        return Check(
-            "server process", "note", text, f"this command has {__version__}: stop the server and start it again"
-        )
+    health, again = running.health, "stop the server and start it again"
+    text = f"runs at {running.url}, version {health.version}, {health.status}"
+    if running.problem:
+        text = f"{text}; it does not say which endpoints it uses: {running.problem}"
+        return Check("server process", "failed", text, again)
+    if health.status != "healthy":
+        others = [problem for problem in health.problems if not problem.startswith("endpoint ")]  # the table has those
+        return Check("server process", "failed", f"{text}: {'; '.join(others) or 'see the endpoints'}")
+    if health.version != __version__:
+        return Check("server process", "note", text, f"this command has {__version__}: {again}")
     return Check("server process", "ok", text)
 
 

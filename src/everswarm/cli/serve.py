@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import signal
 import socket
 import sys
@@ -20,7 +21,7 @@ from everswarm.cli.supervise import LocalWorker, training_is_installed
 from everswarm.client.loopback import is_loopback
 from everswarm.errors import ConfigurationError, MissingExtraError, UnauthorizedError
 from everswarm.schemas.server import Scope
-from everswarm.settings import PROFILES, Settings, load_settings
+from everswarm.settings import PROFILES, Settings, load_settings, meant
 
 if TYPE_CHECKING:
     from everswarm.server.database import Database
@@ -39,6 +40,20 @@ CLI_KEY_LABEL = "commands on the server's machine"
 WORKER_KEY_LABEL = "worker on the server's machine"
 
 
+def _known_profiles(profiles: list[str] | None) -> list[str] | None:
+    """Return the option as it is.
+
+    Raises:
+        ConfigurationError: there is no such profile; blames the command line, where the name stands.
+    """
+    for name in profiles or []:
+        if name not in PROFILES:
+            raise ConfigurationError(
+                f"--profile {name}: there is no such profile{meant(name, PROFILES)}. There are {', '.join(PROFILES)}."
+            )
+    return profiles
+
+
 def serve(
     home: HomeOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
@@ -51,6 +66,7 @@ def serve(
             help=f"Models from here instead of the endpoints in the settings: {', '.join(PROFILES)}. May be repeated; "
             "the earlier is preferred.",
             show_default="as in the settings",
+            callback=_known_profiles,
         ),
     ] = None,
     local_worker: Annotated[
@@ -132,10 +148,17 @@ def make_keys(settings: Settings) -> Keys:
     database = Database(settings.sqlalchemy_url)
     database.migrate()
     first = ensure_first_admin_key(database)
-    cli = _kept_key(database, settings.home / "cli.key", scope=Scope.ADMIN, label=CLI_KEY_LABEL)
-    worker = _kept_key(database, settings.home / "worker.key", scope=Scope.WORKER, label=WORKER_KEY_LABEL)
+    cli = _kept_key(database, settings.home / "cli.key", scope=Scope.ADMIN, label=key_label(CLI_KEY_LABEL, settings))
+    worker_label = key_label(WORKER_KEY_LABEL, settings)
+    worker = _kept_key(database, settings.home / "worker.key", scope=Scope.WORKER, label=worker_label)
     database.close()
     return Keys(cli=cli, worker=worker, sign_in=first.key if first else None)
+
+
+def key_label(purpose: str, settings: Settings) -> str:
+    """Return the label of this home's key: several servers with a home each may share one database."""
+    place = f"{socket.gethostname()}:{settings.home}"
+    return f"{purpose} ({hashlib.sha256(place.encode()).hexdigest()[:8]})"
 
 
 def _kept_key(database: Database, path: Path, *, scope: Scope, label: str) -> str:
@@ -220,5 +243,7 @@ def _polite_server(config: Any) -> Any:
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             self.force_exit = self.should_exit and sig == signal.SIGINT  # a second Ctrl-C does not wait
             self.should_exit = True
+            if (gateway := getattr(getattr(config.app, "state", None), "gateway", None)) is not None:
+                gateway.turn_waiting_away()  # or their connections would be waited for
 
     return PoliteServer(config)

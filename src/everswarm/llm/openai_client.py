@@ -36,6 +36,7 @@ class OpenAIClient:
         api_key: str | None = None,
         timeout_seconds: float = 120.0,
         connect_seconds: float = CONNECT_SECONDS,
+        sends_again: bool = False,
     ) -> None:
         """Prepare a client; nothing is opened yet.
 
@@ -45,10 +46,13 @@ class OpenAIClient:
             api_key: credential, sent as a bearer token.
             timeout_seconds: of a whole answer; of the silence between two pieces when streaming.
             connect_seconds: until a connection stands.
+            sends_again: whether a request is sent once more where a connection that was kept open turns out to be
+                closed; only for who does not charge for work that nobody saw.
         """
         self._base_url = base_url
         self.name = name
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._sends_again = sends_again
         self._timeout_seconds = timeout_seconds
         self._whole = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=connect_seconds)
         self._pieces = aiohttp.ClientTimeout(sock_read=timeout_seconds, sock_connect=connect_seconds)
@@ -124,7 +128,7 @@ class OpenAIClient:
             raise refusal(response.status, body, response.headers, endpoint=self.name)
 
     async def _post(self, payload: Payload, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
-        """Send the request; once more if the connection that was kept open turns out to be closed (llama.cpp's are)."""
+        """Send the request; once more, if allowed, where the connection turns out to be closed (llama.cpp's are)."""
         body = aiohttp.BytesPayload(wire.dumps(payload), content_type="application/json")
         url = self._chat_url()
         session = self._open()
@@ -133,6 +137,8 @@ class OpenAIClient:
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+            if not self._sends_again:
+                raise
             return await session.post(url, data=body, timeout=timeout)
 
     def _chat_url(self) -> URL:

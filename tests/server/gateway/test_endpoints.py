@@ -19,7 +19,7 @@ from everswarm.server.gateway import endpoints as endpoints_module
 from everswarm.server.gateway.endpoints import Endpoint, RemoteEndpoint, credential_of
 from everswarm.server.gateway.quota import Limit, Quota, Reservation
 from everswarm.server.gateway.quota_store import open_quota_store
-from everswarm.server.gateway.serving import serving
+from everswarm.server.gateway.serving import serving, unreadable
 from everswarm.settings import EndpointSettings
 
 
@@ -113,6 +113,24 @@ def test_ollama_without_any_model_serves_none() -> None:
 def test_model_is_learnt_from_a_server_that_serves_one() -> None:
     assert serving(entry(profile="vllm", model=""), ["org/it", "its-adapter"]) == ("org/it", "")
     assert "does not say which model it serves. Set model" in serving(entry(profile="vllm", model=""), []).problem
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (200, b'{"data": []}', ""),
+        (200, b'{"object": "list", "data": null}', ""),
+        (404, b'{"data": []}', "/models answers with 404; does base_url end in /v1?"),
+        (200, b"<html>", "/models answers with something that is no list of models; does base_url end in /v1?"),
+        (200, b"[]", "/models answers with something that is no list of models; does base_url end in /v1?"),
+        (200, b'{"data": [{"name": "x"}]}', "/models answers with something that is no list of models; does base_url "),
+        (200, b"[" * 100_000, "/models answers with something that is no list of models; does base_url end in /v1?"),
+    ],
+)
+def test_empty_list_is_told_from_what_is_none(status: int, body: bytes, told: str) -> None:
+    found = unreadable(status, body)
+    assert found.startswith(told)
+    assert bool(found) == bool(told)
 
 
 # --- a look at a real server

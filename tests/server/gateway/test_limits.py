@@ -76,8 +76,10 @@ def test_endpoint_elsewhere_has_a_quota_without_limits_so_that_it_can_be_closed(
 
 
 @pytest.mark.parametrize("said", [{}, {"quota": {}}])
-def test_endpoint_of_this_machine_without_limits_is_not_counted(said: dict[str, object]) -> None:
-    assert quota_of(endpoint(LOCAL, **said), None, interactive_share=0.2) is None
+def test_endpoint_of_this_machine_without_limits_can_still_close_itself(said: dict[str, object]) -> None:
+    found = quota_of(endpoint(LOCAL, **said), None, interactive_share=0.2)
+    assert found is not None
+    assert found.limits == ()
 
 
 def test_endpoint_of_this_machine_with_limits_is_counted() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from everswarm.errors import BadRequestError, QuotaSpentError
+from everswarm.errors import BadRequestError, QuotaSpentError, UnavailableError
 from everswarm.schemas.gateway import Priority
 from everswarm.server.gateway.line import Admitted, Line, Ticket
 from everswarm.server.gateway.quota import Limit, Quota, Refusal, Reservation
@@ -21,6 +21,7 @@ class Place:
 
     name: str
     quota: Quota | None
+    answer_tokens: int = 100
     is_worth_a_try: bool = True
 
 
@@ -30,7 +31,7 @@ def quota(key: str = "a", tokens: int = 100) -> Quota:
 
 def ticket(tokens: int = 100, *, priority: Priority = Priority.INTERACTIVE, seconds: float | None = None) -> Ticket:
     deadline = None if seconds is None else time.monotonic() + seconds
-    return Ticket(priority, tokens=tokens, prompt_tokens=0, deadline=deadline)
+    return Ticket(priority, answer_tokens=tokens, deadline=deadline)
 
 
 @pytest.fixture
@@ -211,5 +212,33 @@ async def test_closing_turns_all_away(store):
     waiting = asyncio.create_task(closing.admit(ticket(), [place]))
     await settled()
     await closing.close()
-    with pytest.raises(QuotaSpentError, match="The server is stopping"):
+    with pytest.raises(UnavailableError, match="The server is stopping"):
         await waiting
+
+
+async def test_request_too_large_for_one_endpoint_waits_for_the_other_only(line, store):
+    small, large = Place("small", quota("small", 10)), Place("large", quota("large", 100))
+    held = await take_all(store, large)
+    waiting = asyncio.create_task(line.admit(ticket(50), [small, large]))
+    await settled()
+    assert (await line.admit(ticket(10), [small])).position == 0, "nobody who can use it waits for it"
+    store.cancel_soon(held)
+    line.look()
+    assert (await waiting).position == 1
+
+
+async def test_request_too_large_for_all_is_refused_behind_others_too(line, store):
+    place = Place("a", quota())
+    await take_all(store, place)
+    waiting = asyncio.create_task(line.admit(ticket(100), [place]))
+    await settled()
+    with pytest.raises(BadRequestError, match="never fit"):
+        await line.admit(ticket(101), [place])
+    waiting.cancel()
+
+
+async def test_each_endpoint_is_asked_for_its_own_longest_answer(line, store):
+    short, long = Place("short", quota("short"), 60), Place("long", quota("long", 1000), 900)
+    unsaid = Ticket(Priority.INTERACTIVE, prompt_tokens=10)
+    assert (await line.admit(unsaid, [short, long])).reservation.tokens == 70
+    assert (await line.admit(Ticket(Priority.INTERACTIVE, prompt_tokens=10), [long])).reservation.tokens == 910

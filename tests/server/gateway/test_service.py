@@ -20,10 +20,13 @@ from everswarm.errors import (
     UnavailableError,
 )
 from everswarm.llm.fake import FakeChatModel
+from everswarm.schemas.gateway import Priority
 from everswarm.server.gateway import Call, Gateway, Usage, embedded, record_usage
 from everswarm.server.gateway.breaker import FAILURES_IN_A_ROW
+from everswarm.server.gateway.cache import AnswerCache
 from everswarm.server.gateway.embedded import EmbeddedEndpoint
 from everswarm.server.gateway.endpoints import Endpoint
+from everswarm.server.gateway.quota import Limit, Quota
 from everswarm.server.gateway.quota_store import open_quota_store
 from everswarm.server.gateway.tables import usage
 from everswarm.settings import EMBEDDED_MODEL, EndpointSettings, EngineSettings, GatewaySettings, Settings
@@ -268,3 +271,118 @@ async def test_embedded_profile_answers_every_role_with_nothing_configured(tmp_p
             assert answered.model == EMBEDDED_MODEL
     finally:
         await gateway.close()
+
+
+class Speaking(FakeChatModel):
+    """Streams what it is told; an error among the pieces is raised."""
+
+    def __init__(self, *pieces) -> None:
+        super().__init__(["whole"])
+        self.pieces = pieces
+
+    async def stream(self, payload, *, heard=None):
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield [{"choices": [{"index": 0, "delta": piece, "finish_reason": None}]}]
+
+
+def counted(name: str, client, **options) -> Endpoint:
+    quota = Quota(name, (Limit("tokens", 10_000, 3600.0),))
+    return Endpoint(name, model="org/model", roles=ROLES, client=client, quota=quota, **options)
+
+
+async def text_of(answered) -> str:
+    chunks = [chunk async for together in answered.chunks for chunk in together]
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+
+
+async def held_and_used(gateway) -> list[tuple[int, int]]:
+    return [(limit.held, limit.used) for view in await gateway.quotas() for limit in view.limits]
+
+
+async def test_stream_that_ends_after_its_role_is_begun_elsewhere(with_endpoints):
+    cut = UnavailableError("the cable is cut")
+    broken = endpoint("broken")
+    broken.client = Speaking({"role": "assistant", "content": ""}, cut)
+    gateway = with_endpoints(
+        [broken, Endpoint("good", model="m", roles=ROLES, client=Speaking({"content": "hi"}), weight=0)]
+    )
+    answered = await gateway.chat_stream(Call(ASK, ["primary"]))
+    assert (answered.endpoint, await text_of(answered)) == ("good", "hi")
+
+
+async def test_endpoint_that_cuts_every_stream_rests(with_endpoints):
+    cutting = endpoint("cutting")
+    cutting.client = Speaking({"content": "half"}, UnavailableError("cut"))
+    gateway = with_endpoints([cutting])
+    for _ in range(FAILURES_IN_A_ROW):
+        with pytest.raises(UnavailableError):
+            await text_of(await gateway.chat_stream(Call(ASK, ["primary"])))
+    assert cutting.breaker.state == "open"
+
+
+async def test_request_that_fails_again_and_again_does_not_close_the_door_for_others(with_endpoints):
+    place = endpoint("a")
+    place.client = BrokenModel()
+    gateway = with_endpoints([place], settings=GatewaySettings(retries=2))
+    with pytest.raises(UnavailableError):
+        await gateway.chat(Call(ASK, ["primary"]))
+    assert place.breaker.state == "closed"
+
+
+async def test_reservation_is_settled_though_the_usage_cannot_be_stored(with_endpoints):
+    def full(_usage):
+        raise UnavailableError("20,000 rows wait")
+
+    gateway = with_endpoints([counted("a", FakeChatModel(["one two"]))], record=full)
+    assert said(await gateway.chat(Call(ASK, ["primary"]))) == "one two"
+    assert await held_and_used(gateway) == [(0, 5)]
+
+
+async def test_reader_who_leaves_while_an_endpoint_closes_itself_leaves_nothing_held(with_endpoints):
+    class Closing(FakeChatModel):
+        async def chat(self, payload, *, heard=None):
+            raise QuotaSpentError("429", retry_after_seconds=40)
+
+    gateway = with_endpoints([counted("a", Closing([""]))])
+    task = asyncio.create_task(gateway.chat(Call(ASK, ["primary"], wait_seconds=100)))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await held_and_used(gateway) == [(0, 0)]
+    assert "closed until" in gateway.states()["a"]
+
+
+async def test_larger_of_two_limits_is_reserved(with_endpoints):
+    gateway = with_endpoints([counted("a", FakeChatModel(["one"]))])
+    with pytest.raises(BadRequestError, match=r"'a': Asked for 200\d\d tokens.*never fit"):
+        await gateway.chat(Call({**ASK, "max_completion_tokens": 1, "max_tokens": 20_000}, ["primary"]))
+
+
+async def test_person_does_not_wait_with_a_batch_that_asks_the_same(with_endpoints, tmp_path):
+    cache = AnswerCache(tmp_path / "cache.sqlite", ttl_seconds=60, size_bytes=10**6)
+    slow = Quota("a", (Limit("tokens", 1000, 3600.0),), interactive_share=0.5)
+    place = Endpoint("a", model="m", roles=ROLES, client=FakeChatModel(["yes"]), quota=slow, answer_tokens=400)
+    gateway = with_endpoints([place], cache=cache)
+    first = await gateway._store.reserve(slow, 400, priority=Priority.BATCH)
+    same = {**ASK, "temperature": 0}
+    batch = asyncio.create_task(gateway.chat(Call(same, ["primary"], priority=Priority.BATCH, wait_seconds=None)))
+    await asyncio.sleep(0.05)
+    assert gateway.waiting()[Priority.BATCH] == 1
+    assert said(await gateway.chat(Call(same, ["primary"], wait_seconds=1))) == "yes"
+    batch.cancel()
+    assert first.tokens == 400
+
+
+async def test_default_answer_is_never_longer_than_half_of_a_limit():
+    small = Quota("a", (Limit("tokens", 300, 60.0),))
+    assert Endpoint("a", model="m", roles=ROLES, client=FakeChatModel([""]), quota=small).answer_tokens == 150
+
+
+async def test_health_does_not_repeat_what_an_endpoint_said(with_endpoints):
+    place = endpoint("a")
+    place.note_failure(UnavailableError("the endpoint 'a' answered with 500: secret prompt"))
+    gateway = with_endpoints([place])
+    assert gateway.states_in_short() == {"a": "the endpoint 'a' answered with 500"}

@@ -17,23 +17,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from everswarm.errors import EverswarmError, NoSpaceError
+from everswarm.llm.openai_errors import openai_error
 from everswarm.schemas.server import Problem
 
 log = logging.getLogger(__name__)
 
 OPENAI_PREFIX = "/v1/"
 SHOWN_FIELDS = 5  # wrong fields that `detail` names; `errors` has them all
-_OPENAI_CODES = {
-    400: "invalid_request",
-    401: "invalid_api_key",
-    403: "insufficient_permissions",
-    404: "not_found",
-    413: "request_too_large",
-    422: "invalid_request",
-    429: "rate_limit_exceeded",
-    507: "no_space",
-    503: "service_unavailable",
-}
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -125,10 +115,7 @@ def _respond(
 ) -> Response:
     content: dict[str, Any]
     if path.startswith(OPENAI_PREFIX):
-        kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-        field = errors[0]["field"] if errors else None
-        code = _OPENAI_CODES.get(status, "error")
-        content = {"error": {"message": detail, "type": kind, "code": code, "param": field}}
+        content = {"error": openai_error(status, detail, field=errors[0]["field"] if errors else None)}
         media_type = "application/json"
     else:
         content = {"type": "about:blank", "title": title, "status": status, "detail": detail, "instance": path}

@@ -46,7 +46,9 @@ class EmbeddedEndpoint(Endpoint):
         """
         entry = entry or embedded_entry(settings)
         settings = settings.model_copy(update={"model": entry.model, "answer_tokens": entry.answer_tokens})
-        client = OpenAIClient(self._base_url, name="the embedded engine", timeout_seconds=entry.timeout_seconds)
+        client = OpenAIClient(
+            self._base_url, name="the embedded engine", timeout_seconds=entry.timeout_seconds, sends_again=True
+        )
         super().__init__(
             entry.name,
             model=entry.model,

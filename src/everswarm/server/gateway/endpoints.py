@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 STARTING = "starting"
 LOOK_EVERY_SECONDS = 10.0  # at an endpoint that does not answer
 LOOK_AT_MODELS_SECONDS = 60.0  # at one that lacks our model: some lists are long
+_log = logging.getLogger(__name__)
 CLOSED_SECONDS = 60.0  # where a 429 does not say
 
 
@@ -65,17 +67,21 @@ class Endpoint:
         self.client = client
         self.quota = quota
         self.weight = weight
-        self.answer_tokens = answer_tokens
+        self.answer_tokens = _fitting(answer_tokens, quota)
         self.prices = prices
         self.breaker = Breaker()
         self.load = Load()
         self.limits_left: tuple[LimitView, ...] = ()  # as of the last look
         self.left_share = 1.0  # of the scarcest of them
         self._state = OPERATIONAL
+        self._closed_until: datetime | None = None  # as of the last look
+        self._closed_reason: str | None = None
 
     @property
     def state(self) -> str:
         """`operational`, `starting…`, or what is wrong."""
+        if self._closed_until is not None and datetime.now(UTC) < self._closed_until:
+            return f"closed until {self._closed_until:%Y-%m-%d %H:%M:%S} UTC: {self._closed_reason}"
         return self._state
 
     @property
@@ -85,12 +91,18 @@ class Endpoint:
 
     def note_success(self) -> None:
         """It answered."""
-        self._state = OPERATIONAL
+        self._enter(OPERATIONAL)
 
     def note_failure(self, error: EverswarmError) -> None:
         """It did not answer. A spent quota is no failure of the endpoint."""
         if not isinstance(error, QuotaSpentError):
-            self._state = str(error)
+            self._enter(str(error))
+
+    def _enter(self, state: str) -> None:
+        """Be in `state` from now on; the log says so once."""
+        if state != self._state:
+            _log.log(logging.INFO if state == OPERATIONAL else logging.WARNING, "endpoint '%s': %s", self.name, state)
+            self._state = state
 
     def closes_for_seconds(self, error: QuotaSpentError) -> float:
         """Return how long nobody should ask after this refusal."""
@@ -108,6 +120,7 @@ class Endpoint:
         self.limits_left = state.limits
         shares = [limit.left / limit.amount for limit in state.limits]
         self.left_share = 0.0 if state.closed_until else min(shares, default=1.0)
+        self._closed_until, self._closed_reason = state.closed_until, state.closed_reason
         return state
 
     async def view(self, store: QuotaStore) -> QuotaView:
@@ -207,7 +220,13 @@ class RemoteEndpoint(Endpoint):
         found = serving(self._settings, served)
         self._lacks_model = not found.is_served and not self._has_answered
         self.model = found.model or self.model
-        self._state = found.problem if self._lacks_model else OPERATIONAL
+        self._enter(found.problem if self._lacks_model else OPERATIONAL)
+
+
+def _fitting(answer_tokens: int, quota: Quota | None) -> int:
+    """Return how long an answer may be where a request does not say: never more than half of a limit."""
+    limits = [limit.amount // 2 for limit in (quota.limits if quota else ()) if limit.unit == "tokens"]
+    return max(1, min([answer_tokens, *limits]))
 
 
 def remote_client(settings: EndpointSettings, credential: str | None) -> OpenAIClient:

@@ -11,7 +11,6 @@ from importlib.resources import files
 from typing import Literal
 from urllib.parse import urlsplit
 
-from everswarm.llm.openai_client import LOOPBACK
 from everswarm.server.gateway.quota import CONFIGURATION, Limit, Quota, Unit
 from everswarm.settings import EndpointSettings, QuotaSettings, Section
 
@@ -49,8 +48,8 @@ def default_limits(base_url: str, model: str = "") -> LimitRow | None:
 def quota_of(endpoint: EndpointSettings, credential: str | None, *, interactive_share: float) -> Quota | None:
     """Return the quota of `endpoint`; configuration wins over the table.
 
-    One without limits is for an endpoint on another machine that may close itself (402, 429): all processes heed that.
-    None is for one on this machine, which costs nothing to ask, and for the embedded engine.
+    One without limits is for an endpoint that may close itself (402, 429): all processes heed that. None is for the
+    embedded engine, which has no address and costs nothing to ask.
 
     Args:
         endpoint: a complete entry of the table.
@@ -66,7 +65,7 @@ def quota_of(endpoint: EndpointSettings, credential: str | None, *, interactive_
     elif row is not None:
         key = row.host if row.per == "credential" else f"{row.host}/{endpoint.model}"
         limits = _limits(row.limits, source=f"default of {row.as_of}, {row.source}")
-    if not limits and (not endpoint.base_url or urlsplit(endpoint.base_url).hostname in LOOPBACK):
+    if not limits and not endpoint.base_url:
         return None
     return Quota(f"{key}:{_fingerprint(credential)}", limits, interactive_share)
 

@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from everswarm.errors import BadRequestError, EverswarmError, QuotaSpentError
+from everswarm.errors import BadRequestError, EverswarmError, QuotaSpentError, UnavailableError
 from everswarm.schemas.gateway import Priority
-from everswarm.server.gateway.quota import Quota, Refusal, Reservation
+from everswarm.server.gateway.quota import Quota, Reservation
 from everswarm.server.gateway.quota_store import QuotaStore
 
 LOOK_SECONDS = 1.0  # at the least so often: other processes give back too, and cannot tell us
+STOPPING = "The server is stopping. Send this again when it is back."
 _RANK = {Priority.INTERACTIVE: 0, Priority.DEVICE: 1, Priority.BATCH: 2}
 
 _log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Limited(Protocol):
 
     name: str
     quota: Quota | None
+    answer_tokens: int
 
     @property
     def is_worth_a_try(self) -> bool:
@@ -49,14 +51,19 @@ class Ticket:
     """A request on its way through the line."""
 
     priority: Priority
-    tokens: int  # prompt and the longest answer
-    prompt_tokens: int  # of these
+    prompt_tokens: int = 0  # an estimate
+    answer_tokens: int | None = None  # the longest answer; None for what the endpoint's is
+    choices: int = 1  # answers at once
     deadline: float | None = None  # on the line's clock; None to wait as long as it takes
-    endpoints: Sequence[Limited] = ()
+    places: list[tuple[int, Limited]] = field(default_factory=list)  # where it may go, and their positions
     queued_seconds: float = 0.0
     in_line: bool = False
     number: int = 0
     admitted: asyncio.Future[Admitted] | None = field(default=None, repr=False)
+
+    def need(self, endpoint: Limited) -> int:
+        """Return how many tokens it may use there."""
+        return self.prompt_tokens + (self.answer_tokens or endpoint.answer_tokens) * self.choices
 
     @property
     def order(self) -> tuple[int, int]:
@@ -76,6 +83,7 @@ class Line:
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
         self._attendant: asyncio.Task[None] | None = None
+        self._is_closing = False
 
     def waiting(self) -> dict[Priority, int]:
         """Return how many wait."""
@@ -88,35 +96,39 @@ class Line:
             QuotaSpentError: none has, and waiting is not possible: the line is full, or it would take too long.
             BadRequestError: the request is larger than the quota of any of them.
         """
-        ticket.endpoints = endpoints
         ahead = [other for other in self._waiting if _RANK[other.priority] <= _RANK[ticket.priority]]
-        taken = {_key(endpoint) for other in ahead for endpoint in other.endpoints}
-        refusals: list[Refusal] = []
+        taken = {_key(endpoint) for other in ahead for _, endpoint in other.places}
+        ticket.places, too_large, closed = [], "", []
         for position, endpoint in enumerate(endpoints):
-            if endpoint.quota is None:
+            quota, tokens = endpoint.quota, ticket.need(endpoint)
+            if quota is None:
                 return Admitted(position, None)
-            if _key(endpoint) not in taken:  # nobody is overtaken
-                answer = await self._store.reserve(endpoint.quota, ticket.tokens, priority=ticket.priority)
+            if _key(endpoint) not in taken or not quota.may_ever_hold(tokens, ticket.priority):  # nobody is overtaken
+                answer = await self._store.reserve(quota, tokens, priority=ticket.priority)
                 if isinstance(answer, Reservation):
                     return Admitted(position, answer)
-                refusals.append(answer)
-        if len(refusals) == len(endpoints) and all(refusal.never for refusal in refusals):
-            raise BadRequestError(refusals[0].reason)
-        return await self._wait(ticket)
+                if answer.never:
+                    too_large = f"'{endpoint.name}': {answer.reason}"
+                    continue
+                closed += [answer.reason] if answer.closed else []
+            ticket.places.append((position, endpoint))
+        if not ticket.places:
+            raise BadRequestError(too_large)
+        return await self._wait(ticket, " ".join(closed))
 
     async def eta_seconds(self, ticket: Ticket) -> float:
         """Return in how many seconds `ticket` can be admitted, if those ahead of it use all that they asked for."""
         ahead: dict[str, int] = {}
         for other in self._waiting:
             if other is not ticket and other.order < ticket.order:
-                first = min(other.endpoints, key=lambda endpoint: ahead.get(_key(endpoint), 0))
-                ahead[_key(first)] = ahead.get(_key(first), 0) + other.tokens
+                _, first = min(other.places, key=lambda place: ahead.get(_key(place[1]), 0))
+                ahead[_key(first)] = ahead.get(_key(first), 0) + other.need(first)
         return min(
             [
                 await self._store.eta_seconds(
-                    endpoint.quota, ticket.tokens + ahead.get(_key(endpoint), 0), priority=ticket.priority
+                    endpoint.quota, ticket.need(endpoint) + ahead.get(_key(endpoint), 0), priority=ticket.priority
                 )
-                for endpoint in ticket.endpoints
+                for _, endpoint in ticket.places
                 if endpoint.quota is not None
             ],
             default=0.0,
@@ -127,24 +139,31 @@ class Line:
         if self._waiting:
             self._changed.set()
 
+    def turn_all_away(self) -> None:
+        """Let nobody wait any more: the server stops."""
+        self._is_closing = True
+        for ticket in list(self._waiting):
+            self._turn_away(ticket, UnavailableError(STOPPING))
+
     async def close(self) -> None:
         """Turn away all that wait."""
-        for ticket in list(self._waiting):
-            self._turn_away(ticket, QuotaSpentError("The server is stopping. Send this again.", retry_after_seconds=5))
+        self.turn_all_away()
         if self._attendant is not None:
             self._attendant.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._attendant
 
-    async def _wait(self, ticket: Ticket) -> Admitted:
+    async def _wait(self, ticket: Ticket, closed: str) -> Admitted:
+        """Wait for the turn of `ticket`; `closed` says which endpoints closed themselves, and why."""
+        if self._is_closing:
+            raise UnavailableError(STOPPING)
         ticket.number = next(self._numbers)
         eta_seconds = await self.eta_seconds(ticket)
         since = self._clock()
         if ticket.deadline is not None and since + eta_seconds > ticket.deadline:
             wait_seconds = max(0.0, ticket.deadline - since)
-            raise _spent(
-                f"There is room in {eta_seconds:.0f} s, and the request may wait {wait_seconds:.0f} s.", eta_seconds
-            )
+            room = f"There is room in {eta_seconds:.0f} s, and the request may wait {wait_seconds:.0f} s."
+            raise _spent(f"{closed} {room}".strip(), eta_seconds)
         self._make_room(ticket, eta_seconds)
         ticket.admitted, ticket.in_line = asyncio.get_running_loop().create_future(), True
         self._waiting.append(ticket)
@@ -178,7 +197,7 @@ class Line:
             raise _spent(f"{len(self._waiting)} requests wait already, the most that may.", eta_seconds)
         self._turn_away(last, _spent("The line is full, and others go first.", eta_seconds))
 
-    def _turn_away(self, ticket: Ticket, error: QuotaSpentError) -> None:
+    def _turn_away(self, ticket: Ticket, error: EverswarmError) -> None:
         if ticket.admitted is not None and not ticket.admitted.done():
             ticket.admitted.set_exception(error)
         self._leave(ticket)
@@ -208,8 +227,8 @@ class Line:
             pause_seconds = LOOK_SECONDS
             try:
                 pause_seconds = await self._pass_along()
-            except EverswarmError as error:  # the quota store may come back
-                _log.warning("nobody can be admitted from the line: %s", error)
+            except Exception:  # the quota store may come back
+                _log.exception("nobody can be admitted from the line")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), min(pause_seconds, LOOK_SECONDS))
 
@@ -218,16 +237,23 @@ class Line:
         blocked: set[str] = set()  # quotas for which somebody further ahead waits
         pause_seconds = LOOK_SECONDS
         for ticket in list(self._waiting):
-            for position, endpoint in enumerate(ticket.endpoints):
+            for place in list(ticket.places):
+                position, endpoint = place
                 if _key(endpoint) in blocked or not endpoint.is_worth_a_try or endpoint.quota is None:
                     continue
-                answer = await self._store.reserve(endpoint.quota, ticket.tokens, priority=ticket.priority)
+                tokens = ticket.need(endpoint)
+                answer = await self._store.reserve(endpoint.quota, tokens, priority=ticket.priority)
                 if isinstance(answer, Reservation):
                     self._hand_over(ticket, Admitted(position, answer))
                     break
+                if answer.never:  # a limit was lowered meanwhile
+                    ticket.places.remove(place)
+                    if not ticket.places:
+                        self._turn_away(ticket, BadRequestError(f"'{endpoint.name}': {answer.reason}"))
+                    continue
                 pause_seconds = min(pause_seconds, answer.retry_after_seconds)
             else:
-                blocked.update(_key(endpoint) for endpoint in ticket.endpoints)
+                blocked.update(_key(endpoint) for _, endpoint in ticket.places)
         return max(pause_seconds, 0.01)
 
     def _hand_over(self, ticket: Ticket, admitted: Admitted) -> None:
@@ -244,8 +270,5 @@ def _key(endpoint: Limited) -> str:
 
 
 def _spent(reason: str, eta_seconds: float) -> QuotaSpentError:
-    seconds = max(1, math.ceil(eta_seconds))
-    return QuotaSpentError(
-        f"The quota is spent. {reason} Ask again then, or let it wait longer: X-Everswarm-Wait-Seconds.",
-        retry_after_seconds=seconds,
-    )
+    text = f"The quota is spent. {reason} A request may wait longer with X-Everswarm-Wait-Seconds."
+    return QuotaSpentError(text, retry_after_seconds=max(1, math.ceil(eta_seconds)))

@@ -55,6 +55,10 @@ class Quota:
             return amount
         return max(1, int(amount * (1 - self.interactive_share) + 1e-9))
 
+    def may_ever_hold(self, tokens: int, priority: Priority) -> bool:
+        """Say whether a request of so many tokens fits into every limit while nothing else is used."""
+        return all(tokens <= self.allowed(limit.amount, priority) for limit in self.limits if limit.unit == "tokens")
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:

@@ -18,6 +18,7 @@ from everswarm.server.gateway.quota import CONFIGURATION, HEADERS, MICROSECONDS,
 from everswarm.server.gateway.rate_headers import Correction
 from everswarm.server.gateway.rolling_window import Series, advance, empty_series, microseconds_until, slot_of, used
 
+LONGEST_CLOSURE_SECONDS = 32 * 86_400.0
 FORMAT = 1  # of the saved state; another one is begun anew
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Ledger:
 
     def close(self, *, seconds: float, reason: str) -> None:
         """Grant nothing for `seconds`; a longer closure stays."""
-        until_us = self.now_us + _microseconds(seconds)
+        until_us = self.now_us + _microseconds(min(seconds, LONGEST_CLOSURE_SECONDS))
         if self._closed is None or self._closed[0] < until_us:
             self._closed = [until_us, reason]
             self.changed = True
@@ -131,7 +132,7 @@ class Ledger:
             name = f"{unit} {_microseconds(window or 0)}"
             if name in self._caps or correction.remaining < self._left_unheld(quota, unit):
                 kept = int(quota.interactive_share * (correction.remaining if limit is None else limit))
-                until_us = self.now_us + _microseconds(correction.reset_seconds)
+                until_us = self.now_us + _microseconds(min(correction.reset_seconds, LONGEST_CLOSURE_SECONDS))
                 self._caps[name] = [unit, correction.remaining, kept, until_us]
                 self.changed = True
 

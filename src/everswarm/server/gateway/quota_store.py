@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from everswarm.errors import EverswarmError
+from everswarm.errors import EverswarmError, UnavailableError
 from everswarm.schemas.gateway import Priority
 from everswarm.server.gateway.quota import MICROSECONDS, Quota, QuotaState, Refusal, Reservation
 from everswarm.server.gateway.quota_ledger import Ledger
@@ -335,9 +335,9 @@ class SharedQuotaStore:
         try:
             if not batches or self._ledgers.change_now(batches):
                 return
-        except EverswarmError as error:
+        except Exception as error:
             for batch in batches:
-                batch.failed(error)
+                batch.failed(_known(error))
             return
         for batch in batches:
             batch.account.is_being_written = True
@@ -348,8 +348,8 @@ class SharedQuotaStore:
     async def _write(self, batch: _Batch) -> None:
         try:
             await self._ledgers.change(batch)
-        except EverswarmError as error:
-            batch.failed(error)
+        except Exception as error:
+            batch.failed(_known(error))
         finally:
             batch.account.is_being_written = False
             if batch.account.wanted:
@@ -386,6 +386,14 @@ def open_quota_store(
     from everswarm.server.gateway.quota_sqlite import SqliteLedgers
 
     return SharedQuotaStore(SqliteLedgers(home, clock=clock or time.time, lease_us=lease_us))
+
+
+def _known(error: Exception) -> EverswarmError:
+    """Return what those who wait are told; nobody may wait for ever because of a surprise."""
+    if isinstance(error, EverswarmError):
+        return error
+    log.error("The quotas met an error that nobody expected.", exc_info=error)
+    return UnavailableError("The quotas could not be counted, so the request was not sent. The server's log says why.")
 
 
 def _future() -> asyncio.Future[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,11 +13,13 @@ from everswarm.server.gateway.balancing import comparable_seconds
 from everswarm.server.gateway.calls import Call
 from everswarm.server.gateway.endpoints import Endpoint
 from everswarm.server.gateway.line import Line
-from everswarm.server.gateway.metrics import GatewayMetrics
+from everswarm.server.gateway.metrics import GatewayMetrics, Outcome
 from everswarm.server.gateway.quota import Reservation
 from everswarm.server.gateway.quota_store import QuotaStore
 from everswarm.server.gateway.rate_headers import read_corrections
-from everswarm.server.gateway.usage import Outcome, TokenCounts, Usage, estimate_answer_tokens, read_counts
+from everswarm.server.gateway.usage import TokenCounts, Usage, estimate_answer_tokens, read_counts
+
+_log = logging.getLogger(__name__)
 
 
 class Books:
@@ -44,7 +47,10 @@ class Books:
             price_usd=usage.price_usd,
         )
         if self._record is not None:
-            self._record(usage)
+            try:
+                self._record(usage)
+            except EverswarmError as error:  # too much waits to be stored; the answer and the quota come first
+                _log.error("the usage of a call is not stored: %s", error)
 
 
 class Running:
@@ -59,6 +65,7 @@ class Running:
         role: str | None,
         reservation: Reservation | None,
         prompt_tokens: int,
+        is_repeated: bool = False,
     ) -> None:
         """The breaker has let it through. `prompt_tokens` is an estimate, for where the endpoint does not count."""
         self.endpoint = endpoint
@@ -72,6 +79,7 @@ class Running:
         self._first_piece_seconds: float | None = None
         self._answer_tokens = 0  # estimate of what came
         self._counts: TokenCounts | None = None
+        self._is_repeated = is_repeated
         self._is_over = False
         self._is_probe = endpoint.breaker.state != "closed"
         endpoint.load.begin()
@@ -87,7 +95,8 @@ class Running:
             raise UnavailableError(f"'{self.endpoint.name}' answered with choices that cannot be read.")
         if self._first_piece_seconds is None:
             self._first_piece_seconds = time.monotonic() - self._started
-            self.endpoint.breaker.succeeded()
+            if self._is_probe:
+                self.endpoint.breaker.released()  # it answers; whether to the end is seen later
         usage = answer.get("usage")
         if usage is not None:
             self._counts = read_counts(usage) or self._counts
@@ -101,6 +110,7 @@ class Running:
         seconds = time.monotonic() - self._started
         sample = self._first_piece_seconds or 0.0 if streamed else comparable_seconds(seconds, self._used().answer)
         self._end("answered", sample)
+        self.endpoint.breaker.succeeded()
         self.endpoint.note_success()
         self._settle(self._used().total)
 
@@ -109,10 +119,11 @@ class Running:
         if self._is_over:
             return
         self._end("failed", None)
-        self.endpoint.breaker.failed(retry_after_seconds=retry_after_seconds(self.heard))
+        if not self._is_repeated:  # one request that fails again and again may be the request's fault
+            self.endpoint.breaker.failed(retry_after_seconds=retry_after_seconds(self.heard))
         self.endpoint.note_failure(error)
         # what it did before it failed is not known; what was seen was spent
-        self._settle(self._used().total if self._answer_tokens else 0)
+        self._settle(self._used().total if self._answer_tokens or self._counts else 0)
 
     async def refused(self, error: QuotaSpentError) -> None:
         """The endpoint says that its quota or its credit is spent: nobody asks before that is over."""
@@ -123,8 +134,11 @@ class Running:
         quota = self.endpoint.quota
         if quota is not None:
             seconds = retry_after_seconds(self.heard) or self.endpoint.closes_for_seconds(error)
-            await self._books.store.close_key(quota.key, seconds=seconds, reason=str(error))
-        self._cancel()
+            try:
+                await self._books.store.close_key(quota.key, seconds=seconds, reason=str(error))
+                await self.endpoint.look_at_quota(self._books.store)
+            finally:
+                self._cancel()
 
     def rejected(self) -> None:
         """The endpoint cannot use this payload: no fault of its own, and nothing spent."""

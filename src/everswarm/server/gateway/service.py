@@ -21,16 +21,16 @@ from everswarm.server.gateway.balancing import order
 from everswarm.server.gateway.cache import AnswerCache, cache_key
 from everswarm.server.gateway.calls import Answered, AnsweredStream, Call
 from everswarm.server.gateway.completions import as_chunks, assemble
-from everswarm.server.gateway.endpoints import Endpoint
+from everswarm.server.gateway.endpoints import STARTING, Endpoint
 from everswarm.server.gateway.line import Line, Ticket
-from everswarm.server.gateway.metrics import GatewayMetrics, QuotaLeft
+from everswarm.server.gateway.metrics import GatewayMetrics, Outcome, QuotaLeft
 from everswarm.server.gateway.prompt_size import estimate_prompt_tokens
 from everswarm.server.gateway.quota_store import BEAT_SECONDS, QuotaStore, open_quota_store
 from everswarm.server.gateway.routing import Candidate, ServedModel, candidates, served_models
 from everswarm.server.gateway.running import Books, Running
 from everswarm.server.gateway.sharing import SharedCalls
 from everswarm.server.gateway.table import open_endpoints
-from everswarm.server.gateway.usage import Outcome, Usage
+from everswarm.server.gateway.usage import Usage
 from everswarm.settings import GatewaySettings, Settings
 
 LONGEST_PAUSE_SECONDS = 10  # before all endpoints are tried once more; a longer one is for the caller to wait
@@ -70,7 +70,6 @@ class Gateway:
         self._endpoints = list(endpoints)
         self._roles = tuple(dict.fromkeys(role for endpoint in endpoints for role in endpoint.roles))
         self._any_quota = any(endpoint.quota is not None for endpoint in endpoints)
-        self._longest_answer_tokens = max((endpoint.answer_tokens for endpoint in endpoints), default=0)
         self._settings = settings or GatewaySettings()
         self._store = store
         self._cache = cache
@@ -111,6 +110,10 @@ class Gateway:
         for endpoint in self._endpoints:
             await endpoint.start()
 
+    def turn_waiting_away(self) -> None:
+        """Tell all who wait for a quota that the server stops, so that they need not wait for nothing."""
+        self._line.turn_all_away()
+
     async def close(self) -> None:
         """Stop what we started, give reservations back, and close all connections."""
         if self._beating is not None:
@@ -125,6 +128,12 @@ class Gateway:
     def states(self) -> dict[str, str]:
         """Return for each endpoint `operational`, `starting…`, or what is wrong."""
         return {endpoint.name: endpoint.state for endpoint in self._endpoints}
+
+    def states_in_short(self) -> dict[str, str]:
+        """Return the states without what endpoints said in their own words, for those who have no key."""
+        return {
+            name: state if state.startswith(STARTING) else state.split(": ")[0] for name, state in self.states().items()
+        }
 
     def models(self) -> list[ServedModel]:
         """Return what a chat may ask for: the roles that are served, then the models."""
@@ -175,7 +184,7 @@ class Gateway:
             self._remember(call, key, answered, answered.response)
             return answered
 
-        answered, is_shared = await self._shared.whole(key, answer)
+        answered, is_shared = await self._shared.whole(_share_key(key, call), answer)
         if is_shared:
             self._enter_free(call, answered, "shared")
         return answered
@@ -210,9 +219,12 @@ class Gateway:
         async def ask(running: Running, payload: Payload) -> AsyncGenerator[list[Chunk], None]:
             chunks = running.endpoint.client.stream(payload, heard=running.heard)
             try:
-                first = await anext(chunks)
-                for chunk in first:
-                    running.take(chunk)
+                first: list[Chunk] = []
+                while not any(_says_something(chunk) for chunk in first):  # until then another may answer instead
+                    together = await anext(chunks)
+                    for chunk in together:
+                        running.take(chunk)
+                    first += together
             except StopAsyncIteration:
                 raise _empty(running.endpoint) from None
             except BaseException:
@@ -228,7 +240,7 @@ class Gateway:
             answered = await self._answer_stream(call)
             return answered, self._remembering(call, key, answered)
 
-        shared = await self._shared.stream(key, start)
+        shared = await self._shared.stream(_share_key(key, call), start)
         if shared.joined:
             self._enter_free(call, shared.about, "shared")
         return AnsweredStream(shared.about.endpoint, shared.about.model, shared.about.role, shared.chunks)
@@ -273,7 +285,7 @@ class Gateway:
             failures = []
             left = self._able(call.targets, failures)
             while left:
-                candidate, running = await self._admitted(call, ticket, left, failures)
+                candidate, running = await self._admitted(call, ticket, left, failures, is_repeated=attempt > 0)
                 if running is None:
                     left.remove(candidate)
                     continue
@@ -299,12 +311,19 @@ class Gateway:
         raise _nobody_answers(call.targets[0], failures)
 
     async def _admitted(
-        self, call: Call, ticket: Ticket, left: list[Candidate[Endpoint]], failures: list[UnavailableError]
+        self,
+        call: Call,
+        ticket: Ticket,
+        left: list[Candidate[Endpoint]],
+        failures: list[UnavailableError],
+        *,
+        is_repeated: bool,
     ) -> tuple[Candidate[Endpoint], Running | None]:
         """Return the candidate whose turn it is, and the call that may be sent; None where its breaker opened now."""
         try:
             admitted = await self._line.admit(ticket, [candidate.endpoint for candidate in left])
         except QuotaSpentError as error:
+            self.metrics.count("refused", None, queue_seconds=ticket.queued_seconds, priority=call.priority)
             raise _nobody_answers(call.targets[0], [*failures, error]) from error
         candidate, reservation = left[admitted.position], admitted.reservation
         if not candidate.endpoint.breaker.may_try():
@@ -319,6 +338,7 @@ class Gateway:
             role=candidate.role,
             reservation=reservation,
             prompt_tokens=ticket.prompt_tokens,
+            is_repeated=is_repeated,
         )
 
     def _able(self, targets: Sequence[str], failures: list[UnavailableError]) -> list[Candidate[Endpoint]]:
@@ -346,14 +366,11 @@ class Gateway:
 
     def _ticket(self, call: Call) -> Ticket:
         """Return what the line needs to know: the size of the request, and how long it may wait."""
-        if not self._any_quota:
-            return Ticket(call.priority, tokens=0, prompt_tokens=0)
-        prompt_tokens = estimate_prompt_tokens(call.payload)
-        longest = _most_answer_tokens(call.payload) or self._longest_answer_tokens
         return Ticket(
             call.priority,
-            tokens=prompt_tokens + longest * (call.payload.get("n") or 1),
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=estimate_prompt_tokens(call.payload) if self._any_quota else 0,
+            answer_tokens=_most_answer_tokens(call.payload),
+            choices=call.payload.get("n") or 1,
             deadline=None if call.wait_seconds is None else time.monotonic() + call.wait_seconds,
         )
 
@@ -412,8 +429,8 @@ class Gateway:
                 await self._store.beat()
                 for endpoint in self._endpoints:
                     await endpoint.look_at_quota(self._store)
-            except EverswarmError as error:
-                _log.warning("the quotas cannot be looked after: %s", error)
+            except Exception:  # or leases would run out, and others would spend what is ours
+                _log.exception("the quotas cannot be looked after")
             self._line.look()
             await asyncio.sleep(BEAT_SECONDS)
 
@@ -431,12 +448,32 @@ async def _replay(chunks: Sequence[Chunk]) -> AsyncGenerator[list[Chunk], None]:
         yield [chunk]
 
 
-def _most_answer_tokens(payload: Payload) -> int | None:
-    return payload.get("max_completion_tokens") or payload.get("max_tokens")
+def _share_key(key: bytes, call: Call) -> bytes:
+    """Return what is equal for calls that may wait for each other: none waits longer than it would alone."""
+    return key + f"{call.priority.value} {call.wait_seconds}".encode()
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}".rstrip(". ") + "."
 
 
 def _empty(endpoint: Endpoint) -> UnavailableError:
     return UnavailableError(f"'{endpoint.name}' gave an empty answer.")
+
+
+def _says_something(chunk: Chunk) -> bool:
+    """Say whether a chunk has more than the role of who speaks."""
+    for choice in chunk.get("choices") or ():
+        said = choice.get("delta") or {}
+        if choice.get("finish_reason") or any(value for name, value in said.items() if name != "role"):
+            return True
+    return False
+
+
+def _most_answer_tokens(payload: Payload) -> int | None:
+    """Return the limit that a request sets; the larger of two, because endpoints differ in which one they heed."""
+    limits = [limit for name in ("max_completion_tokens", "max_tokens") if (limit := payload.get(name))]
+    return max(limits, default=None)
 
 
 def _resting(endpoint: Endpoint) -> UnavailableError:
@@ -449,7 +486,7 @@ def _nobody_answers(target: str, failures: Sequence[UnavailableError]) -> Unavai
     """Return one error for all failures: a spent quota only where every endpoint's is spent."""
     seconds = min((failure.retry_after_seconds or 1 for failure in failures), default=1)
     kind = QuotaSpentError if all(isinstance(failure, QuotaSpentError) for failure in failures) else UnavailableError
-    reasons = " ".join(dict.fromkeys(str(failure).rstrip(". ") + "." for failure in failures))
+    reasons = " ".join(dict.fromkeys(_sentence(str(failure)) for failure in failures))
     return kind(
         f"No endpoint can answer for '{target}' now. {reasons} Try again in {seconds} s.", retry_after_seconds=seconds
     )

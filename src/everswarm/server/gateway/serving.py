@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -41,6 +42,22 @@ def serving(endpoint: EndpointSettings, served: Sequence[str]) -> Serving:
     if _is_among(model, served) or (not served and not _is_ollama(endpoint)):  # Ollama always has a list
         return Serving(model)
     return Serving(model, f"does not serve '{model}'; {_offer(model, served)}. {_hint(endpoint)}")
+
+
+def unreadable(status: int, body: bytes) -> str:
+    """Return what is wrong with an answer to `GET /models` that lists no model; empty where it is an empty list.
+
+    Such an endpoint may serve all the same, or be something else: only a request can tell.
+    """
+    if status != 200:
+        return f"/models answers with {status}; does base_url end in /v1?"
+    try:
+        listed = json.loads(body)["data"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        listed = body
+    if listed in ([], None):  # Ollama's empty list is null
+        return ""
+    return "/models answers with something that is no list of models; does base_url end in /v1?"
 
 
 def _is_among(model: str, served: Sequence[str]) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from everswarm.identifiers import new_id
 from everswarm.server.database import Database
+from everswarm.server.gateway.metrics import Outcome
 from everswarm.server.gateway.tables import usage as usage_table
 
-Outcome = Literal["answered", "cached", "shared", "cut", "failed", "refused"]
 CHARACTERS_A_TOKEN = 3  # of an answer whose endpoint does not count; on the safe side
 MOST_TOKENS = 10**9  # more is no count but a mistake
 

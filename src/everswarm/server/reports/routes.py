@@ -19,7 +19,9 @@ def health(request: Request, database: DatabaseDep) -> Health:
     """How the server is. Needs no key."""
     state = request.app.state
     return service.health_of(
-        endpoints=state.gateway.states(), cycles=state.cycles.state, database_answers=database_answers(database)
+        endpoints=state.gateway.states_in_short(),
+        cycles=state.cycles.state,
+        database_answers=database_answers(database),
     )
 
 

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from everswarm.errors import EverswarmError
 from everswarm.llm import wire
+from everswarm.llm.openai_errors import openai_error
 from everswarm.llm.protocol import Chunk
 from everswarm.schemas.gateway import Priority
 from everswarm.schemas.server import Scope as KeyScope
@@ -111,7 +112,7 @@ class Events:
     async def fail(self, error: EverswarmError) -> None:
         """The answer stops here, and why."""
         seconds = error.retry_after_seconds
-        told = {"message": str(error), "type": "server_error", "code": error.status, "param": None}
+        told = openai_error(error.status, str(error))
         told |= {"retry_after_seconds": seconds} if seconds is not None else {}
         await self._send({"type": "http.response.body", "body": b"data: %b\n\n" % wire.dumps({"error": told})})
 
@@ -137,7 +138,10 @@ class Events:
     async def _tell(self) -> None:
         await self._begin()
         while True:
-            eta_seconds = await self._gateway.eta_seconds(self._call)
+            try:
+                eta_seconds = await self._gateway.eta_seconds(self._call)
+            except EverswarmError:  # the comment keeps the connection open; what is wrong the answer will say
+                eta_seconds = None
             text = "waiting for the model" if eta_seconds is None else f"waiting for quota, about {eta_seconds:.0f} s"
             await self._send({"type": "http.response.body", "body": f": {text}\n\n".encode(), "more_body": True})
             await asyncio.sleep(TELL_EVERY_SECONDS)

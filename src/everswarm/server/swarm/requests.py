@@ -14,6 +14,7 @@ from everswarm.schemas.gateway import Priority
 from everswarm.schemas.interaction import MAX_TEXT_CHARACTERS
 
 MAX_MESSAGES = 2000
+MOST_TOKENS = 10**9  # that an answer may be asked for
 MAX_CHOICES = 16  # answers to one request
 LONGEST_WAIT_SECONDS = 3600.0  # that a reader may ask for
 
@@ -47,8 +48,8 @@ class ChatRequest(Passing):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None

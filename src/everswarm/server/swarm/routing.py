@@ -34,8 +34,10 @@ _CODE_WORDS = frozenset(
 )
 _CODE_MARKS = ("```", "=>", "c++", "stack trace", "unit test")
 _LINE_STARTS = frozenset(["def", "class", "import", "from", "func", "fn", "public", "include"])
-_CODE_LINE = re.compile(r"^\s*(?:def|class|import|from|func|fn|public|#include)\s+\S|\w\(\)|;\s*$", re.MULTILINE)
-_QUERY = re.compile(r"\bselect\b.+\bfrom\b")
+_CODE_LINE = re.compile(
+    r"^[ \t]*(?:def|class|import|from|func|fn|public|#include)[ \t]+\S|\w\(\)|;[ \t]*$", re.MULTILINE
+)
+_QUERY = re.compile(r"\bselect\b.{1,200}?\bfrom\b")
 _PLAN_WORDS = frozenset(
     [
         "plan",
@@ -54,10 +56,11 @@ _PLAN_WORDS = frozenset(
 )
 _PLAN = re.compile(
     r"\b(?:plan|roadmap|schedule|itinerary|step[ -]by[ -]step|break (?:it|this|that) down|milestones?|organi[sz]e"
-    r"|pros and cons|first\b.+\bthen)\b",
+    r"|pros and cons|first\b.{1,200}?\bthen)\b",
     re.DOTALL,
 )
-_LIST_ITEM = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+\S", re.MULTILINE)
+_LIST_ITEM = re.compile(r"^[ \t]*(?:\d{1,3}[.)]|[-*•])[ \t]+\S", re.MULTILINE)
+READ_CHARACTERS = 4000  # of a question, by which it is decided who answers
 PARTS = 3  # questions or list items that make a request one of many parts
 
 
@@ -72,6 +75,7 @@ class Route(NamedTuple):
 def route(messages: Sequence[Mapping[str, Any]]) -> Route:
     """Choose by the last thing that the user said: code → specialist, a plan or many parts → coordinator."""
     text = next((_text(message) for message in reversed(messages) if message.get("role") == "user"), "")
+    text = text[:READ_CHARACTERS]
     lowered = text.lower()
     words = set(_WORD.findall(lowered))  # what most texts have none of is looked for among them, which is quick
     if _is_code(lowered, words):

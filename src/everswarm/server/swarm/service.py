@@ -36,7 +36,7 @@ def begin(
         chat: what was asked.
         asker: for whom.
         wishes: what the headers say; they win.
-        priority: where they say none.
+        priority: where they say none; none is served before this.
 
     Raises:
         EverswarmError: what is answered could not be stored now, because the disk is full, say.
@@ -49,7 +49,7 @@ def begin(
         payload=chat.payload,
         targets=_targets(gateway, chat.payload),
         user=asker.user,
-        priority=wishes.priority or priority,
+        priority=_lower(wishes.priority or priority, priority),
         wait_seconds=wait_seconds,
         cache=wishes.cache,
         interaction_id=recording.id,
@@ -95,10 +95,11 @@ async def answer_stream(gateway: Gateway, turn: Turn) -> AnsweredStream:
 async def answer_batched(gateway: Gateway, request: ChatRequest, *, user: str) -> dict[str, Any]:
     """Return the `chat.completion` for one request of a batch of `user`; raises what `Gateway.chat` raises.
 
-    It waits for quota as long as it takes, behind people and devices, and is no interaction: only its usage is stored.
+    Where no quota is left it is refused with when to ask again, and parks where it comes from. It is no interaction:
+    only its usage is stored.
     """
     payload = request.model_dump(exclude_unset=True)
-    call = Call(payload, _targets(gateway, payload), user=user, priority=Priority.BATCH, wait_seconds=None)
+    call = Call(payload, _targets(gateway, payload), user=user, priority=Priority.BATCH, wait_seconds=0.0)
     answered = await gateway.chat(call)
     return {**answered.response, "id": f"chatcmpl-{new_id()}"}
 
@@ -128,8 +129,15 @@ async def _recorded(answered: AnsweredStream, turn: Turn) -> AsyncGenerator[list
         recording.store("failed")
         raise
     finally:
-        recording.store("cut")  # by its reader, if it was not stored above
-        await answered.chunks.aclose()
+        try:
+            recording.store("cut")  # by its reader, if it was not stored above
+        finally:
+            await answered.chunks.aclose()
+
+
+def _lower(wished: Priority, allowed: Priority) -> Priority:
+    order = list(Priority)
+    return max(wished, allowed, key=order.index)
 
 
 def _targets(gateway: Gateway, payload: Payload) -> list[str]:
