@@ -137,7 +137,7 @@ def _collect_garbage_rarely() -> None:
     """Leave the modules alone, and look at what is new less often: a sixth of what a chat costs, and long pauses."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(5_000, 10, 20)
 
 
 def make_keys(settings: Settings) -> Keys:

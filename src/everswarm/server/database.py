@@ -290,6 +290,7 @@ def to_json(value: Any) -> str:
 def _prepare_sqlite(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.isolation_level = None  # sqlite3 would begin by itself, and too late; `_begin_sqlite` does it
     dbapi_connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MILLISECONDS}")
+    dbapi_connection.execute("PRAGMA cache_size=-1024")  # KiB; each of many connections has its own
     dbapi_connection.execute("PRAGMA journal_mode=WAL")
     dbapi_connection.execute("PRAGMA synchronous=FULL")  # an acknowledged write survives a power cut
     dbapi_connection.execute("PRAGMA foreign_keys=ON")

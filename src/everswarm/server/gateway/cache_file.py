@@ -59,10 +59,10 @@ class CacheRow(NamedTuple):
 
 
 class KeyFilter:
-    """Says that a key is surely not in the file, without asking it (Bloom 1970). Of 8 million bits, two a key."""
+    """Says that a key is surely not in the file, without asking it (Bloom 1970). Of 4 million bits, two a key."""
 
-    BITS = 1 << 23
-    FULL = 1 << 20  # keys, with which one in twenty that is not there is asked for
+    BITS = 1 << 22
+    FULL = 1 << 19  # keys, with which one in twenty that is not there is asked for
 
     def __init__(self, keys: Iterable[bytes]) -> None:
         self._bytes = bytearray(self.BITS // 8)
