@@ -27,6 +27,8 @@ GATHER_ENTRIES = 256
 GATHER_BYTES = 1024 * 1024
 HOT_ENTRIES = 64  # that are found without the file
 HOT_BYTES = 16 * 1024  # the largest of them
+CLOSING_TRIES = 25  # to write what is held, while another process writes
+CLOSING_PAUSE_SECONDS = 0.02
 HELD_TIMES = 8  # so many times as much is held while another process writes; then it is let go
 TOUCH_SECONDS = 60.0  # how exactly 'least recently used' is known
 LOOK_SECONDS = 60.0  # between two looks at whether the file is still ours and what in it is too old
@@ -187,8 +189,12 @@ class AnswerCache:
         return self._file.stats()
 
     def close(self) -> None:
-        """Write what is held, and close the file; afterwards nothing is found or kept."""
-        self._write()
+        """Write what is held, and close the file; afterwards nothing is found or kept. Waits a little for a writer."""
+        for _ in range(CLOSING_TRIES):
+            self._write()
+            if not self._held:
+                break
+            time.sleep(CLOSING_PAUSE_SECONDS)
         self._look_at = math.inf
         self._hot.clear()
         self._let_go()
