@@ -15,7 +15,7 @@ from everswarm.server.home import create_private_file
 
 SCHEMA_VERSION = 1  # a file of another one is begun anew
 EVICTED_SHARE = 512  # one part in so many goes at once; small, because the event loop waits for it
-OPEN_WAIT_SECONDS = 0.2  # another process may be creating the file
+OPEN_WAIT_SECONDS = 1.0  # another process may be creating the file
 ERASE_WAIT_SECONDS = 5.0  # an erasure waits for the writer; a request never does
 LOG_SECONDS = 60.0
 ROWS_TOGETHER = 64  # in one statement
@@ -186,9 +186,9 @@ class AnswerFile:
     def _open(self, *, may_remove: bool) -> None:
         try:
             connection = _connect(self._path, wait_seconds=OPEN_WAIT_SECONDS)
-            connection.execute("PRAGMA busy_timeout=0")  # from here on nobody waits for another process
             is_too_large = _used_bytes(connection) > 2 * self._size_bytes
             self._filter = KeyFilter(_keys(connection))
+            connection.execute("PRAGMA busy_timeout=0")  # from here on nobody waits for another process
         except (sqlite3.Error, EverswarmError) as error:
             self._log(error)
             if may_remove and _code(error) in _DAMAGED:
