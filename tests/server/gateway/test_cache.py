@@ -402,18 +402,20 @@ def test_closed_cache_finds_and_keeps_nothing(cache):
     cache.close()
 
 
-def _put_many(path, start):
+def _put_many(path, start, together):
+    together.wait(60)
     cache = AnswerCache(path, ttl_seconds=DAY, size_bytes=4 * 1024 * 1024)
     for number in range(start, start + 500):
         cache.put(key_of(number), user="anna", completion=completion(f"answer {number}"))
-        assert text_of(cache.get(key_of(number))) in {None, f"answer {number}"}
+        assert text_of(cache.get(key_of(number))) == f"answer {number}"
         assert text_of(cache.get(key_of((number + 500) % 1000))) in {None, f"answer {(number + 500) % 1000}"}
     cache.close()
 
 
 def test_two_processes_use_one_file(path, open_cache):
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_put_many, args=(path, start)) for start in (0, 500)]
+    together = context.Barrier(2)  # both make the file at the same moment
+    processes = [context.Process(target=_put_many, args=(path, start, together)) for start in (0, 500)]
     for process in processes:
         process.start()
     for process in processes:
@@ -421,4 +423,4 @@ def test_two_processes_use_one_file(path, open_cache):
     assert [process.exitcode for process in processes] == [0, 0]
     cache = open_cache(size_bytes=4 * 1024 * 1024)
     found = [number for number in range(1000) if text_of(cache.get(key_of(number))) == f"answer {number}"]
-    assert len(found) >= 250  # what met a lock may be lost, and nothing is mixed up
+    assert len(found) > 500  # what met a lock at its very end may be lost

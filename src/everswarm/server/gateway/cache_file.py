@@ -15,6 +15,7 @@ from everswarm.server.home import create_private_file
 
 SCHEMA_VERSION = 1  # a file of another one is begun anew
 EVICTED_SHARE = 512  # one part in so many goes at once; small, because the event loop waits for it
+OPEN_PAUSE_SECONDS = 0.01
 OPEN_WAIT_SECONDS = 1.0  # another process may be creating the file
 ERASE_WAIT_SECONDS = 5.0  # an erasure waits for the writer; a request never does
 LOG_SECONDS = 60.0
@@ -223,6 +224,21 @@ class AnswerFile:
 
 
 def _connect(path: Path, *, wait_seconds: float) -> sqlite3.Connection:
+    """Return a connection to the file at `path`, with its table; raises as `_connect_once`.
+
+    SQLite itself does not wait for a process that is making the file a WAL file, whatever its timeout says.
+    """
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            return _connect_once(path, wait_seconds=wait_seconds)
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(OPEN_PAUSE_SECONDS)
+
+
+def _connect_once(path: Path, *, wait_seconds: float) -> sqlite3.Connection:
     """Return a connection to the file at `path`, with its table.
 
     Raises:
@@ -238,11 +254,11 @@ def _connect(path: Path, *, wait_seconds: float) -> sqlite3.Connection:
         connection.execute("PRAGMA cache_size=-1024")  # KiB
         connection.execute("PRAGMA wal_autocheckpoint=250")  # pages; a little often, because the event loop waits
         connection.execute("PRAGMA journal_size_limit=4194304")
-        [version] = connection.execute("PRAGMA user_version").fetchone()
-        if version != SCHEMA_VERSION:
+        if _version(connection) != SCHEMA_VERSION:
             with _transaction(connection):
-                for statement in _SCHEMA:
-                    connection.execute(statement)
+                if _version(connection) != SCHEMA_VERSION:  # another process may have begun it anew by now
+                    for statement in _SCHEMA:
+                        connection.execute(statement)
     except BaseException:
         connection.close()
         raise
@@ -272,6 +288,11 @@ def _keep(connection: sqlite3.Connection, rows: Sequence[tuple[bytes, CacheRow]]
 def _keys(connection: sqlite3.Connection) -> Iterator[bytes]:
     for (key,) in connection.execute("SELECT key FROM answers"):
         yield key
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    [version] = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 def _used_bytes(connection: sqlite3.Connection) -> int:
