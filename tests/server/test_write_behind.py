@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import sqlite3
@@ -17,7 +16,6 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy.exc import IntegrityError
 
 from everswarm.errors import NoSpaceError, UnavailableError
 from everswarm.server import database as database_module
@@ -272,55 +270,6 @@ def test_closing_on_a_full_disk_ends_and_says_what_was_lost(opened, disk, caplog
     assert ids(opened) == []
 
 
-# --- rows that somebody waits for
-
-
-async def test_grouped_rows_are_on_the_disk_when_it_returns(opened):
-    await opened.write_grouped([])
-    await opened.write_grouped([(authors, {"id": 1}), (notes, {"id": 1, "author": 1})])
-    assert ids_on_disk(opened) == [1]
-
-
-async def test_groups_of_one_moment_share_a_transaction(opened):
-    commits = []
-    sa.event.listen(opened.engine, "commit", commits.append)
-    await asyncio.gather(*(opened.write_grouped([(notes, {"id": number})]) for number in range(50)))
-    assert len(commits) < 10
-
-
-async def test_group_is_stored_whole_or_not_and_only_its_caller_has_the_error(opened):
-    opened.write_soon(notes, {"id": 1})
-    outcomes = await asyncio.gather(
-        opened.write_grouped([(notes, {"id": 2}), (notes, {"id": 3})]),
-        opened.write_grouped([(notes, {"id": 4}), (notes, {"id": 1})]),
-        opened.write_grouped([(notes, {"id": 5})]),
-        return_exceptions=True,
-    )
-    assert [type(outcome) for outcome in outcomes] == [type(None), IntegrityError, type(None)]
-    assert ids(opened) == [1, 2, 3, 5]
-
-
-async def test_group_on_a_full_disk_is_refused_and_not_stored_later(opened, disk):
-    disk.is_full = True
-    with pytest.raises(NoSpaceError):
-        await opened.write_grouped([(notes, {"id": 1, "text": LARGE})])
-    disk.is_full = False
-    while opened.write_problem is not None:  # it passes though nothing is left to be tried
-        await asyncio.sleep(0.005)
-    await opened.write_grouped([(notes, {"id": 2})])
-    assert ids(opened) == [2]
-
-
-async def test_waiting_can_be_given_up(opened):
-    task = asyncio.create_task(opened.write_grouped([(notes, {"id": 1})]))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await opened.write_grouped([(notes, {"id": 2})])
-    assert ids(opened) == [1, 2]
-
-
 # --- Postgres
 
 
@@ -352,7 +301,8 @@ def test_values_come_back_from_postgres_as_they_were(on_postgres):
 async def test_row_that_postgres_refuses_does_not_hold_up_others(on_postgres, caplog, row):
     on_postgres.write_soon(notes, {"id": 1})
     on_postgres.write_soon(notes, row)
-    await on_postgres.write_grouped([(notes, {"id": 2}), (notes, {"id": 3})])
+    on_postgres.write_soon(notes, {"id": 2})
+    on_postgres.write_soon(notes, {"id": 3})
     assert ids(on_postgres) == [1, 2, 3]
     assert "can never be stored" in caplog.text
 

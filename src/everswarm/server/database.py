@@ -156,18 +156,6 @@ class Database:
         """
         self._behind.add(table, row)
 
-    async def write_grouped(self, rows: Sequence[tuple[Table, Mapping[str, Any]]]) -> None:
-        """Store all of `rows` or none, in one transaction with what others write at that moment; return when they are.
-
-        When the caller is cancelled, they are stored or not.
-
-        Raises:
-            NoSpaceError, UnavailableError: the database cannot be written now, or 20,000 rows wait already.
-            sqlalchemy.exc.IntegrityError: a row breaks a constraint.
-        """
-        if rows:
-            await self._behind.add_group(rows)
-
     @property
     def write_problem(self) -> EverswarmError | None:
         """Why rows of `write_soon` cannot be stored now; None when all is well."""

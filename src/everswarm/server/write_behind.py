@@ -5,7 +5,6 @@ A commit costs a sync of the disk, milliseconds; one more row in it costs micros
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ ROWS_TOGETHER = 64  # in one statement; a power of two
 MAX_PENDING_ROWS = 20_000  # tens of megabytes of chats
 
 Row: TypeAlias = Mapping[str, Any]
+Entry: TypeAlias = tuple[Table, Row]
 
 _NEVER_STORED = (
     StatementError,  # all that drivers say; `_may_pass` looks closer
@@ -46,34 +46,6 @@ _NEVER_STORED = (
 _log = logging.getLogger(__name__)
 
 
-class RowGroup:
-    """Rows that are stored all or none, and somebody who waits for it on an event loop."""
-
-    def __init__(self, rows: Sequence[tuple[Table, Row]]) -> None:
-        """Take `rows` of the coroutine that runs now."""
-        self.rows = rows
-        self._loop = asyncio.get_running_loop()
-        self.stored: asyncio.Future[None] = self._loop.create_future()
-
-    def finish(self, error: Exception | None) -> None:
-        """Tell who waits, from the writer's thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._tell, error)
-        except RuntimeError:  # the loop is closed; nobody waits
-            _log.debug("nobody waits for %d rows any more", len(self.rows))
-
-    def _tell(self, error: Exception | None) -> None:
-        if self.stored.done():
-            return
-        if error is None:
-            self.stored.set_result(None)
-        else:
-            self.stored.set_exception(error)
-
-
-_Entry: TypeAlias = tuple[Table, Row] | RowGroup
-
-
 class WriteBehind:
     """A queue of rows, and the thread that stores them. The thread starts with the first row."""
 
@@ -86,7 +58,7 @@ class WriteBehind:
         self._tried = threading.Condition(self._lock)
         self._work = threading.Event()  # rows wait, or a problem stands
         self._hurry = threading.Event()  # somebody waits for them
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
         self._queued_rows = 0  # ever
         self._finished_rows = 0  # ever; stored or given up
         self._thread: threading.Thread | None = None
@@ -106,17 +78,6 @@ class WriteBehind:
             self._queued_rows += 1
             if len(self._entries) == 1:
                 self._wake()
-
-    def add_group(self, rows: Sequence[tuple[Table, Row]]) -> asyncio.Future[None]:
-        """Queue rows that belong together; the future of the running loop is done when they are stored."""
-        group = RowGroup(rows)
-        with self._lock:
-            if self._queued_rows - self._finished_rows >= MAX_PENDING_ROWS:
-                raise self._refusal()
-            self._entries.append(group)
-            self._queued_rows += len(rows)
-            self._wake()
-        return group.stored
 
     def wait(self) -> None:
         """Return when what is queued now is stored, or as soon as a try has failed."""
@@ -159,9 +120,9 @@ class WriteBehind:
                 self._hurry.clear()
                 entries, self._entries = self._entries, []
             kept, problem = self._store(entries)
-            over = self._conclude(sum(map(_size, entries)), kept, problem)
+            over = self._conclude(len(entries), kept, problem)
 
-    def _conclude(self, taken_rows: int, kept: list[_Entry], problem: EverswarmError | None) -> bool:
+    def _conclude(self, taken_rows: int, kept: list[Entry], problem: EverswarmError | None) -> bool:
         """Note what came of one try; return whether it was the last one."""
         with self._lock:
             self._entries[:0] = kept
@@ -185,58 +146,44 @@ class WriteBehind:
         lost = self._queued_rows - self._finished_rows
         if lost:
             _log.error("%d rows were lost: %s", lost, self.problem)
-        for entry in self._entries:
-            if isinstance(entry, RowGroup):
-                entry.finish(self.problem)
         self._entries = []
         self._finished_rows = self._queued_rows
         self.problem, self._thread, self._closing = None, None, False
         self._work.clear()
 
-    def _store(self, entries: list[_Entry]) -> tuple[list[_Entry], EverswarmError | None]:
+    def _store(self, entries: list[Entry]) -> tuple[list[Entry], EverswarmError | None]:
         """Return what must be tried again, and why."""
-        refused: dict[int, Exception] = {}
         try:
             try:
                 self._store_together(entries)
             except _NEVER_STORED as error:
                 if _may_pass(error):
                     raise
-                refused = self._store_one_by_one(entries)
+                self._store_one_by_one(entries)
         except Exception as error:
-            problem = _explained(error)
-            for entry in entries:
-                if isinstance(entry, RowGroup):
-                    entry.finish(problem)
-            return [entry for entry in entries if not isinstance(entry, RowGroup)], problem
-        for number, entry in enumerate(entries):
-            if isinstance(entry, RowGroup):
-                entry.finish(refused.get(number))
+            return entries, _explained(error)
         return [], None
 
-    def _store_together(self, entries: Sequence[_Entry]) -> None:
+    def _store_together(self, entries: Sequence[Entry]) -> None:
         if not entries:
             return
         with self._begin() as connection:
             self._inserts.insert(connection, entries)
 
-    def _store_one_by_one(self, entries: Sequence[_Entry]) -> dict[int, Exception]:
-        """Store all that can be, in the order in which it came; return the error of each entry that cannot."""
-        refused: dict[int, Exception] = {}
+    def _store_one_by_one(self, entries: Sequence[Entry]) -> None:
+        """Store all that can be, in the order in which it came; log what cannot be, by its table."""
+        refused: list[tuple[Table, Exception]] = []
         with self._begin() as connection:
-            for number, entry in enumerate(entries):
+            for entry in entries:
                 try:
                     with connection.begin_nested():
                         self._inserts.insert(connection, [entry])
                 except _NEVER_STORED as error:
                     if _may_pass(error):
                         raise
-                    refused[number] = error
-        for number, reason in refused.items():
-            entry = entries[number]
-            if not isinstance(entry, RowGroup):  # not its content: it is somebody's
-                _log.error("a row of %r can never be stored and was dropped: %s", entry[0].name, _cause(reason))
-        return refused
+                    refused.append((entry[0], error))
+        for table, reason in refused:  # not its content: it is somebody's
+            _log.error("a row of %r can never be stored and was dropped: %s", table.name, _cause(reason))
 
 
 class _Inserts:
@@ -245,12 +192,11 @@ class _Inserts:
     def __init__(self) -> None:
         self._prepared: dict[tuple[Table, tuple[str, ...]], _Insert] = {}
 
-    def insert(self, connection: Connection, entries: Sequence[_Entry]) -> None:
+    def insert(self, connection: Connection, entries: Sequence[Entry]) -> None:
         """Insert all rows of `entries`, table by table in the order of their first rows."""
         tables: dict[Table, dict[tuple[str, ...], list[Row]]] = {}
-        for entry in entries:
-            for table, row in entry.rows if isinstance(entry, RowGroup) else (entry,):
-                tables.setdefault(table, {}).setdefault(tuple(row), []).append(row)
+        for table, row in entries:
+            tables.setdefault(table, {}).setdefault(tuple(row), []).append(row)
         for table, shapes in tables.items():
             for names, rows in shapes.items():
                 prepared = self._prepared.get((table, names))
@@ -300,10 +246,6 @@ class _Insert:
     def _sql_for(self, together: int) -> str:
         head, separator, values = self.sql.rpartition("VALUES ")
         return f"{head}{separator}{', '.join([values] * together)}"
-
-
-def _size(entry: _Entry) -> int:
-    return len(entry.rows) if isinstance(entry, RowGroup) else 1
 
 
 def _may_pass(error: Exception) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from everswarm.server.gateway.prompt_size import ATTACHMENT_TOKENS, estimate_prompt_tokens
+from everswarm.settings import EMBEDDED_MODEL, load_settings
+from everswarm.training.models import student_weights
 
 ENGLISH = (
     "The old harbour town wakes before the sun does. Fishermen drag their nets over wet stones, gulls quarrel above "
@@ -44,11 +44,8 @@ def ask(*texts: str) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def count():
     """The tokens that the model really gets."""
-    folder = Path(os.environ.get("EVERSWARM_MODELS_DIR", "")) / "HuggingFaceTB--SmolLM2-135M-Instruct" / "hf"
-    if not (folder / "tokenizer.json").exists():
-        pytest.skip("needs the tokenizer of the small model in EVERSWARM_MODELS_DIR")
-    tokenizers = pytest.importorskip("tokenizers")
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    folder = student_weights(EMBEDDED_MODEL, load_settings().models_dir).folder  # made once, and kept
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     around = 5  # of the template: start, role, line end; end, line end
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids) + around
 

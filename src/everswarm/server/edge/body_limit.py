@@ -31,7 +31,7 @@ class BodyLimit:
             await _refuse(too_long(limit_bytes, is_upload=upload_bytes is not None), scope, receive, send)
             return
         if is_chunked and upload_bytes is not None:
-            receive = _counted(receive, upload_bytes)
+            receive = counted(receive, upload_bytes, is_upload=True)
         elif is_chunked:
             messages = await self._read(receive)
             if messages is None:
@@ -67,7 +67,7 @@ def too_long(limit_bytes: int, *, is_upload: bool = False) -> TooLargeError:
     )
 
 
-def _counted(receive: Receive, limit_bytes: int) -> Receive:
+def counted(receive: Receive, limit_bytes: int, *, is_upload: bool = False) -> Receive:
     """Pass on a body of unknown length as it comes; over the limit whoever reads it meets our error."""
     size_bytes = 0
 
@@ -76,7 +76,7 @@ def _counted(receive: Receive, limit_bytes: int) -> Receive:
         message = await receive()
         size_bytes += len(message.get("body", b""))
         if size_bytes > limit_bytes:
-            raise too_long(limit_bytes, is_upload=True)
+            raise too_long(limit_bytes, is_upload=is_upload)
         return message
 
     return next_message

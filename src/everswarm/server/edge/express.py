@@ -9,7 +9,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from everswarm.server.edge.body_limit import announced, too_long
+from everswarm.server.edge.body_limit import announced, counted, too_long
 from everswarm.server.edge.browser_headers import NO_SNIFFING
 from everswarm.server.edge.problems import response_to
 
@@ -43,24 +43,9 @@ class ExpressApp(FastAPI):
             promised_bytes, is_chunked = announced(scope)
             if promised_bytes > self.express_body_bytes:
                 raise too_long(self.express_body_bytes)
-            limited = _limited(receive, self.express_body_bytes) if is_chunked else receive
+            limited = counted(receive, self.express_body_bytes) if is_chunked else receive
             await self.express(scope, limited, send_with_headers)
         except Exception as error:
             if has_begun:
                 raise
             await response_to(error, scope)(scope, receive, send_with_headers)
-
-
-def _limited(receive: Receive, limit_bytes: int) -> Receive:
-    """Return a `receive` that refuses a body of unknown length when it is too long."""
-    size_bytes = 0
-
-    async def next_message() -> Message:
-        nonlocal size_bytes
-        message = await receive()
-        size_bytes += len(message.get("body", b""))
-        if size_bytes > limit_bytes:
-            raise too_long(limit_bytes)
-        return message
-
-    return next_message

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, distinct, func, insert, not_, or_, select
+from sqlalchemy import Connection, Row, Select, and_, distinct, func, not_, or_, select
 
 from everswarm.schemas.base import Record
 from everswarm.server.database import insert_ignore, insert_new
@@ -28,11 +28,6 @@ class FeedbackStats(Record):
     votes: int
     users: int  # who were answered
     mean_rating: float | None
-
-
-def insert_interaction(connection: Connection, row: Mapping[str, Any]) -> None:
-    """Store one interaction."""
-    connection.execute(insert(interactions), dict(row))
 
 
 def insert_interactions(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[str]:

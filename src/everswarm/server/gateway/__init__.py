@@ -4,9 +4,19 @@ Takes chat payloads and the name of a role or model; gives answers in OpenAI's s
 requests wait for one. Does not know how several models work on one request, nor what becomes of the answers.
 """
 
-from everswarm.server.gateway.calls import Answered, AnsweredStream, Call
+from everswarm.server.gateway.calls import Answered, AnsweredStream, CacheUse, Call
 from everswarm.server.gateway.routing import ServedModel
 from everswarm.server.gateway.service import Gateway, GatewayDep
 from everswarm.server.gateway.usage import Usage, record_usage
 
-__all__ = ["Answered", "AnsweredStream", "Call", "Gateway", "GatewayDep", "ServedModel", "Usage", "record_usage"]
+__all__ = [
+    "Answered",
+    "AnsweredStream",
+    "CacheUse",
+    "Call",
+    "Gateway",
+    "GatewayDep",
+    "ServedModel",
+    "Usage",
+    "record_usage",
+]

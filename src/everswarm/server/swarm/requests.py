@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,6 +12,7 @@ from everswarm.errors import BadRequestError
 from everswarm.llm import wire
 from everswarm.schemas.gateway import Priority
 from everswarm.schemas.interaction import MAX_TEXT_CHARACTERS
+from everswarm.server.gateway import CacheUse
 
 MAX_MESSAGES = 2000
 MOST_TOKENS = 10**9  # that an answer may be asked for
@@ -19,7 +20,7 @@ MAX_CHOICES = 16  # answers to one request
 LONGEST_WAIT_SECONDS = 3600.0  # that a reader may ask for
 
 _HEADERS = (b"x-everswarm-priority", b"x-everswarm-wait-seconds", b"x-everswarm-cache")
-CacheUse = Literal["auto", "on", "off"]
+_CACHE_USES: dict[str, CacheUse] = {use: use for use in get_args(CacheUse)}
 
 
 class Passing(BaseModel):
@@ -141,6 +142,6 @@ def _wait_seconds(text: str | None) -> float | None:
 
 
 def _cache(text: str) -> CacheUse:
-    if text not in ("auto", "on", "off"):
-        raise BadRequestError(f"X-Everswarm-Cache is auto, on or off, not {text[:40]!r}.")
-    return text  # type: ignore[return-value]
+    if text not in _CACHE_USES:
+        raise BadRequestError(f"X-Everswarm-Cache is {', '.join(_CACHE_USES)}, not {text[:40]!r}.")
+    return _CACHE_USES[text]
