@@ -58,13 +58,12 @@ def expand(settings: Settings) -> list[EndpointSettings]:
     Raises:
         ConfigurationError: two entries have one name, or an entry cannot be; names it and says what to change.
     """
-    written = settings.endpoints
-    if not written:
-        return [embedded_entry(settings.engine)] if settings.engine.enabled else []
-    table = [entry for written_entry in written for entry in _fill(written_entry, settings.engine)]
+    unbound = [name for name, role in settings.roles.items() if role.endpoint is None]
+    written = settings.endpoints or ([EndpointSettings(profile=EMBEDDED)] if settings.engine.enabled else [])
+    table = [entry for written_entry in written for entry in _fill(written_entry, settings.engine, unbound)]
     _check_names(table)
     _check_engine(table, settings.engine)
-    return table
+    return _bind_roles(table, settings)
 
 
 def embedded_entry(engine: EngineSettings, written: EndpointSettings | None = None) -> EndpointSettings:
@@ -74,7 +73,10 @@ def embedded_entry(engine: EngineSettings, written: EndpointSettings | None = No
     return _with(entry, defaults, name=entry.name or EMBEDDED, model=entry.model or engine.model)
 
 
-def _fill(entry: EndpointSettings, engine: EngineSettings) -> list[EndpointSettings]:
+def _fill(entry: EndpointSettings, engine: EngineSettings, unbound: list[str]) -> list[EndpointSettings]:
+    says_roles = "roles" in entry.model_fields_set
+    if not says_roles:  # it serves all roles that name no other endpoint
+        entry = entry.model_copy(update={"roles": unbound})
     if entry.profile is None:
         return [entry]
     if entry.profile == EMBEDDED:
@@ -90,6 +92,12 @@ def _fill(entry: EndpointSettings, engine: EngineSettings) -> list[EndpointSetti
             "Set roles, or model."
         )
     own_name = bool(entry.name) and len(entry.roles) == 1
+    unknown = [role for role in entry.roles if role not in profile.models]
+    if unknown and says_roles:
+        raise ConfigurationError(
+            f"The endpoint '{name}' should serve '{unknown[0]}', for which '{entry.profile}' knows no model. "
+            f"Write an [[endpoints]] for it with a model, or set endpoint in [roles.{unknown[0]}]."
+        )
     return [
         _with(
             entry,
@@ -99,6 +107,7 @@ def _fill(entry: EndpointSettings, engine: EngineSettings) -> list[EndpointSetti
             roles=[role],
         )
         for role in entry.roles
+        if role in profile.models
     ]
 
 
@@ -106,6 +115,21 @@ def _with(entry: EndpointSettings, defaults: Mapping[str, Any], **fixed: Any) ->
     """Return `entry` with `fixed`, and with those of `defaults` that it does not say itself."""
     said = {name for name in entry.model_fields_set if getattr(entry, name) != ""}
     return entry.model_copy(update={**{name: defaults[name] for name in defaults if name not in said}, **fixed})
+
+
+def _bind_roles(table: list[EndpointSettings], settings: Settings) -> list[EndpointSettings]:
+    """Give each role that names its endpoint to that endpoint."""
+    bound = {name: list(entry.roles) for entry in table if (name := entry.name)}
+    for role, wanted in settings.roles.items():
+        if wanted.endpoint is None:
+            continue
+        if wanted.endpoint not in bound:
+            raise ConfigurationError(
+                f"The role '{role}' names the endpoint '{wanted.endpoint}', and there is none. "
+                f"There are: {', '.join(bound) or 'none'}."
+            )
+        bound[wanted.endpoint].append(role)
+    return [entry.model_copy(update={"roles": list(dict.fromkeys(bound[entry.name]))}) for entry in table]
 
 
 def _check_names(table: list[EndpointSettings]) -> None:
