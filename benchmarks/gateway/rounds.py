@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.gateway.contenders import Contender, Mock, bare_running, everswarm_running, mock_running
 from benchmarks.gateway.litellm import litellm_running
+from benchmarks.gateway.orchestration import measure_orchestration
 from benchmarks.gateway.processes import cores, cpu_seconds, memory_mb, pinned
 
 WARM_REQUESTS = 200
@@ -22,6 +23,7 @@ FEWEST_REQUESTS = 40  # of a measurement
 SETTLE_SECONDS = 0.2  # what is written a moment after the answer is part of its cost
 IDLE_SECONDS = 5.0  # after which memory at rest is read
 MEMORY_BATCHES = 20
+ORCHESTRATED_PER_SECOND = 1000  # calls in one process, for each second of a scenario
 
 Told = Callable[[str], None]
 
@@ -78,6 +80,7 @@ class Measured:
     mock_requests_per_second: float = 0.0
     start_cpu_seconds: list[float] = field(default_factory=list)
     memory_mb: list[float] = field(default_factory=list)  # at rest, then after each batch
+    orchestration_ms: dict[str, list[float]] = field(default_factory=dict)  # CPU a call, of `gateway` and of `swarm`
 
     def cpu_ms(self, scenario: Scenario, who: str) -> list[float]:
         """Return CPU milliseconds a request, one figure a round."""
@@ -154,6 +157,10 @@ def measure(folder: Path, plan: Plan, *, litellm: Path | None = None, tell: Told
                 contenders.append(stack.enter_context(litellm_running(folder / "litellm", mock, litellm)))
             measured.mock_requests_per_second = load.run(contenders[0], MISS, 60_000)["requests_per_second"]
             _measure_rounds(measured, load, mock, contenders, plan, tell)
+        tell("orchestration")
+        measured.orchestration_ms = measure_orchestration(
+            folder, mock, rounds=plan.rounds, calls=round(ORCHESTRATED_PER_SECOND * plan.seconds)
+        )
         for number in range(1, plan.starts):
             tell(f"start {number + 1}")
             with everswarm_running(folder / f"start-{number}", mock) as ours:

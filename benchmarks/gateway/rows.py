@@ -18,6 +18,7 @@ def rows_of(measured: Measured, plan: Plan) -> list[Row]:
     """Return the rows of the table, then those that explain them."""
     return [
         *_cost_rows(measured),
+        _orchestration_row(measured),
         *_latency_and_cache_rows(measured),
         *_memory_rows(measured, plan),
         _row("server listens", "CPU-s", measured.start_cpu_seconds, 3.0, 1.5, "serve --no-worker, at its first answer"),
@@ -40,6 +41,13 @@ def _cost_rows(measured: Measured) -> list[Row]:
         its = f"it takes {statistics.median(measured.cpu_ms(scenario, 'bare')):.3f} ms"
         rows.append(_row(f"CPU per {what} / bare pass-through", "x", ratios, must, reach, how + its))
     return rows
+
+
+def _orchestration_row(measured: Measured) -> Row:
+    bare, swarm = measured.orchestration_ms["gateway"], measured.orchestration_ms["swarm"]
+    added = [ours - theirs for ours, theirs in zip(swarm, bare, strict=True)]
+    how = f"`single`: who answers, and the trace, over Gateway.chat ({statistics.median(bare):.3f} ms), in one process"
+    return _row("CPU that the swarm adds to one call", "ms", added, 0.3, None, how)
 
 
 def _latency_and_cache_rows(measured: Measured) -> list[Row]:

@@ -14,7 +14,14 @@ from everswarm.server.migrations.tables import load_all_tables
 if TYPE_CHECKING:
     from tests.postgres_server import PostgresServer
 
-ON_BOTH_DATABASES = {"test_feedback", "test_feedback_import", "test_fleet", "test_jobs"}
+ON_BOTH_DATABASES = {
+    "test_documents",
+    "test_feedback",
+    "test_feedback_import",
+    "test_fleet",
+    "test_jobs",
+    "test_threads",
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -18,7 +18,7 @@ from everswarm.server.database import Database, UtcDateTime, insert_ignore
 from everswarm.server.home import HomeLock
 from everswarm.server.migrations import upgrade
 from everswarm.server.migrations.__main__ import write_revision
-from everswarm.server.migrations.tables import load_all_tables
+from everswarm.server.migrations.tables import is_compared, load_all_tables
 from everswarm.server.migrations.upgrade import head_revision, upgrade_database
 
 tables = sa.MetaData()
@@ -253,7 +253,9 @@ def differences(migrated: Database) -> list[object]:
     from alembic.migration import MigrationContext
 
     with migrated.read() as connection:
-        return compare_metadata(MigrationContext.configure(connection), database_module.metadata)
+        return compare_metadata(
+            MigrationContext.configure(connection, opts={"include_name": is_compared}), database_module.metadata
+        )
 
 
 # --- home

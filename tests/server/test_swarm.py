@@ -20,7 +20,6 @@ from everswarm.server.app import create_app
 from everswarm.server.auth import create_key
 from everswarm.server.feedback.tables import interactions
 from everswarm.server.gateway.tables import usage
-from everswarm.server.swarm.routing import route, targets
 from everswarm.settings import EMBEDDED_MODEL, EndpointSettings, Settings
 
 ASK = [{"role": "user", "content": "capital of France?"}]
@@ -298,36 +297,6 @@ def test_key_is_needed_and_a_workers_key_is_not_enough(server):
     assert server.client.with_options(api_key=device).chat.completions.create(model="primary", messages=ASK).id
 
 
-@pytest.mark.parametrize(
-    ("text", "role"),
-    [
-        ("What is the capital of France?", "primary"),
-        ("Thanks, that was kind!", "primary"),
-        ("Why does this fail?\n```\nx = 1\n```", "specialist"),
-        ("Write a Python function that sorts a list", "specialist"),
-        ("def f(x): return x", "specialist"),
-        ("Plan a weekend in Rome", "coordinator"),
-        ("1. book a room\n2. find a speaker\n3. invite people", "coordinator"),
-        ("Who was Ada? Where did she live? What did she write?", "coordinator"),
-    ],
-)
-def test_swarm_chooses_by_the_question(text, role):
-    assert route([{"role": "user", "content": text}]).role == role
-    assert route([{"role": "user", "content": [{"type": "text", "text": text}]}]).role == role
-
-
-def test_swarm_looks_at_the_last_question_only():
-    turns = [{"role": "user", "content": "```code```"}, {"role": "assistant", "content": "ok"}, *ASK]
-    assert route(turns).role == "primary"
-
-
-def test_swarm_falls_back_to_roles_that_are_served():
-    code = [{"role": "user", "content": "fix my Python"}]
-    assert targets("everswarm", code, ["primary", "specialist"]) == ["specialist", "primary"]
-    assert targets("everswarm", code, ["primary", "x/y"]) == ["primary"]
-    assert targets("x/y", code, ["primary", "x/y"]) == ["x/y"]
-
-
 @pytest.mark.model
 def test_official_client_chats_with_the_embedded_model(serve, tmp_path):
     server = serve(Settings(home=tmp_path / "home"))
@@ -348,14 +317,6 @@ def test_official_client_chats_with_the_embedded_model(serve, tmp_path):
     answer = server.client.chat.completions.create(model="primary", response_format=shape, **options)
     assert "city" in json.loads(answer.choices[0].message.content)
     assert [row.state for row in stored(server)] == ["complete", "complete", "failed", "complete"]
-
-
-@pytest.mark.timeout(20)
-@pytest.mark.parametrize(
-    "text", ["first " * 20_000, "\n" * 100_000, "select " * 20_000, "def\n" * 20_000, "1. " * 50_000]
-)
-def test_no_text_keeps_the_router_busy(text):
-    route([{"role": "user", "content": text}])
 
 
 def test_absurd_limit_is_refused(server):

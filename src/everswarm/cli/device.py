@@ -20,6 +20,7 @@ from everswarm.errors import BadRequestError
 from everswarm.schemas.interaction import Message
 
 if TYPE_CHECKING:
+    from everswarm.device.escalation import BetterAnswer
     from everswarm.device.runtime import Answer, DeviceRuntime
     from everswarm.device.sync import SyncReport
 
@@ -218,7 +219,11 @@ def rate(
     correction: Annotated[str | None, typer.Option(help="What the answer should have been.")] = None,
     comment: Annotated[str | None, typer.Option(help="Anything else.")] = None,
     consent: Annotated[
-        bool | None, typer.Option("--consent/--no-consent", help="It may be used for training. Default: it may not.")
+        bool | None,
+        typer.Option(
+            "--consent/--no-consent",
+            help="It may be used for training. Default: as you said when you escalated it, else it may not.",
+        ),
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -245,6 +250,57 @@ def rate(
         return
     use = "may be used for training" if judged.consent else "not for training (add --consent to allow it)"
     console.print(f"Kept: {use}. {queued} waiting for: [bold]everswarm device sync[/]")
+
+
+@app.command(
+    epilog=_examples(
+        "everswarm device escalate --consent",
+        "everswarm device escalate 0199c0de-0000-7000-8000-000000000001 --json",
+    )
+)
+def escalate(
+    interaction: Annotated[
+        str | None, typer.Argument(metavar="ID", help="Of an answer, as 'chat --json' prints it. Default: the last.")
+    ] = None,
+    consent: Annotated[
+        bool | None,
+        typer.Option(
+            "--consent/--no-consent",
+            help="Question and both answers may be used for training. Default: as you said when you rated it, else "
+            "they may not.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Length of the server's answer at most.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the server's larger models what this device has answered, and see both answers. Each is asked once.
+
+    Question and answer go to your server; with --consent the model of this device learns from the better answer.
+    """
+    from everswarm.device.escalation import escalate as ask_the_server
+
+    better = ask_the_server(home or default_home(), interaction, consent=consent, max_tokens=max_tokens)
+    if as_json:
+        print_json(asdict(better))
+        return
+    _show_both(better, changes_consent=better.asked_before and consent not in (None, better.consent))
+
+
+def _show_both(better: BetterAnswer, *, changes_consent: bool) -> None:
+    who = ", ".join(part for part in (better.role, better.strategy, better.answered_by) if part)
+    console.print(Text(better.question, style="dim"))
+    console.print(Text(f"This device ({better.model}):", style="bold"))
+    console.print(Text(better.attempt or "(no answer)"))
+    console.print(Text(f"The swarm ({who}):" if who else "The swarm:", style="bold"))
+    console.print(Text(better.response))
+    use = "may be used for training" if better.consent else "not for training"
+    console.print(f"[dim]{'Asked before' if better.asked_before else 'Kept'}: {use}.[/]")
+    if changes_consent:
+        flag = "--no-consent" if better.consent else "--consent"
+        console.print(f"That was said then. Change it with: [bold]everswarm device rate --id {better.id} {flag}[/]")
 
 
 @app.command(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from everswarm import __version__
-from everswarm.cli import cycle, demo, device, doctor, feedback, keys, models, release, serve, worker
+from everswarm.cli import cycle, demo, device, doctor, feedback, keys, models, release, serve, swarm, worker
 from everswarm.cli.screen import errors
 from everswarm.errors import EverswarmError, NoSpaceError
 
@@ -26,6 +26,7 @@ app.command(name="serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command(name="doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(name="worker", epilog=worker.EXAMPLES)(worker.worker)
 app.add_typer(cycle.app, name="cycle")
+app.add_typer(swarm.app, name="swarm")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(device.app, name="device")
 app.add_typer(models.app, name="models")

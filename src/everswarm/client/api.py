@@ -16,6 +16,7 @@ from everswarm.client.download import download_artifact
 from everswarm.client.loopback import is_loopback
 from everswarm.client.problems import raise_for_problem, unreachable
 from everswarm.schemas.artifact import Artifact, ArtifactKind
+from everswarm.schemas.escalation import Escalated, Escalation
 from everswarm.schemas.interaction import FeedbackAccepted, FeedbackRequest
 from everswarm.schemas.job import Beat, Cycle, JobDone, JobFailed, Lease, LeaseRequest
 from everswarm.schemas.release import Release
@@ -94,6 +95,11 @@ class EverswarmClient:
         """`POST /api/feedback`."""
         body = feedback.model_dump(mode="json", exclude_none=True)
         return FeedbackAccepted.model_validate(self.request("POST", "/api/feedback", json=body))
+
+    def escalate(self, escalation: Escalation) -> Escalated:
+        """`POST /api/escalations`; the same one again gives the same answer."""
+        body = escalation.model_dump(mode="json")
+        return Escalated.model_validate(self.request("POST", "/api/escalations", json=body))
 
     # --- devices
 

@@ -23,6 +23,9 @@ CREATE TABLE IF NOT EXISTS interactions (
 CREATE TABLE IF NOT EXISTS feedback (
   interaction_id TEXT PRIMARY KEY, state TEXT NOT NULL, payload TEXT, reason TEXT, changed_at TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS escalations (
+  interaction_id TEXT PRIMARY KEY, answered_at TEXT NOT NULL, consent INTEGER NOT NULL, answer TEXT NOT NULL
+);
 CREATE INDEX IF NOT EXISTS feedback_by_state ON feedback (state, interaction_id);
 """
 
@@ -103,6 +106,7 @@ def remember(connection: sqlite3.Connection, interaction: Interaction) -> None:
         "DELETE FROM interactions WHERE id NOT IN (SELECT id FROM interactions ORDER BY id DESC LIMIT ?)",
         (KEPT_INTERACTIONS,),
     )
+    connection.execute("DELETE FROM escalations WHERE interaction_id NOT IN (SELECT id FROM interactions)")
 
 
 def recall(connection: sqlite3.Connection, interaction_id: str | None = None) -> Interaction:

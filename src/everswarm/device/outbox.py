@@ -66,7 +66,8 @@ def judge(
         )
     with open_journal(journal) as connection:
         interaction = recall(connection, interaction_id)
-        judged = _judged(interaction, device_id, {**_queued(connection, interaction.id), **given})
+        earlier = escalated_consent(connection, interaction.id) | _queued(connection, interaction.id)
+        judged = _judged(interaction, device_id, {**earlier, **given})
         connection.execute(
             "INSERT OR REPLACE INTO feedback (interaction_id, state, payload, changed_at) VALUES (?, 'queued', ?, ?)",
             (judged.id, judged.model_dump_json(exclude_none=True), now().isoformat()),
@@ -105,6 +106,28 @@ def _queued(connection: sqlite3.Connection, interaction_id: str) -> dict[str, An
         )
     earlier: dict[str, Any] = json.loads(payload)
     return {name: earlier[name] for name in ("rating", "correction", "comment", "consent") if name in earlier}
+
+
+def escalated_consent(connection: sqlite3.Connection, interaction_id: str) -> dict[str, bool]:
+    """Return what was said of the use of an interaction when the server was asked again; nothing if it never was."""
+    row = connection.execute("SELECT consent FROM escalations WHERE interaction_id = ?", (interaction_id,)).fetchone()
+    return {} if row is None else {"consent": bool(row[0])}
+
+
+def queued_consent(connection: sqlite3.Connection, interaction_id: str) -> bool:
+    """Say whether a judgement that waits lets its interaction be used for training."""
+    found = "SELECT payload FROM feedback WHERE interaction_id = ? AND payload IS NOT NULL"
+    row = connection.execute(found, (interaction_id,)).fetchone()
+    return row is not None and bool(json.loads(row[0]).get("consent"))
+
+
+def set_queued_consent(connection: sqlite3.Connection, interaction_id: str, *, consent: bool) -> None:
+    """Let the judgement that waits say the same as what was said now, since it reaches the server later."""
+    connection.execute(
+        "UPDATE feedback SET payload = json_set(payload, '$.consent', json(?)) "
+        "WHERE interaction_id = ? AND payload IS NOT NULL",
+        (json.dumps(consent), interaction_id),
+    )
 
 
 def count(journal: Path) -> OutboxCounts:

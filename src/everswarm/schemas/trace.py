@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from everswarm.schemas.base import Record
 
 Purpose = Literal[
@@ -52,7 +54,7 @@ class Trace(Record):
     reason: str  # why this strategy and this role
     role: str | None  # who answered
     wished_strategy: str | None = None  # where another one was asked for, or would have been taken
-    notes: list[str] = []  # what was left out or done otherwise, and why
+    notes: list[str] = Field(default_factory=list)  # what was left out or done otherwise, and why
     worst_case_tokens: int | None = None  # what the strategy declared before it began
     model_calls: int
     prompt_tokens: int

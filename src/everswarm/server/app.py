@@ -20,6 +20,7 @@ from everswarm.server.batches.routes import router as batches_router
 from everswarm.server.cycles.routes import router as cycles_router
 from everswarm.server.cycles.service import CycleService
 from everswarm.server.database import Database
+from everswarm.server.documents.routes import router as documents_router
 from everswarm.server.edge.api_docs import serve_api_docs
 from everswarm.server.edge.body_limit import BodyLimit
 from everswarm.server.edge.browser_headers import BrowserHeaders, content_policy
@@ -33,7 +34,12 @@ from everswarm.server.registry import ArtifactStore
 from everswarm.server.registry.routes import router as registry_router
 from everswarm.server.reports.routes import router as reports_router
 from everswarm.server.swarm.chat import CHAT_PATH, chat_completions
+from everswarm.server.swarm.escalation import Escalations
+from everswarm.server.swarm.escalation_routes import router as escalations_router
+from everswarm.server.swarm.routes import interactions as traces_router
 from everswarm.server.swarm.routes import router as swarm_router
+from everswarm.server.swarm.service import Swarm
+from everswarm.server.threads.routes import router as threads_router
 from everswarm.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
@@ -46,6 +52,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     feedback_router,
     gateway_router,
     swarm_router,
+    traces_router,
+    escalations_router,
+    threads_router,
+    documents_router,
     batches_router,
     fleet_router,
     cycles_router,
@@ -53,6 +63,8 @@ ROUTERS: tuple[APIRouter, ...] = (
 )
 TAGS = [
     {"name": "swarm", "description": "Chat, in the protocol of OpenAI. Any OpenAI client works."},
+    {"name": "threads", "description": "Conversations that are kept."},
+    {"name": "documents", "description": "Texts of your own, which the swarm can search."},
     {"name": "gateway", "description": "How much the models may still be asked, and what they were asked."},
     {"name": "batches", "description": "Files of chats, answered within a day when quotas allow, as OpenAI does it."},
     {"name": "feedback", "description": "Judgements on interactions, one by one or in batches from devices."},
@@ -67,7 +79,8 @@ TAGS = [
 def create_app(settings: Settings) -> FastAPI:
     """Return the server for `settings`. Nothing is opened before it starts; the caller holds the `HomeLock`.
 
-    While it runs, `app.state` has `settings`, `database`, `artifacts`, `gateway`, `batches` and `cycles`.
+    While it runs, `app.state` has `settings`, `database`, `artifacts`, `gateway`, `swarm`, `batches`
+    and `cycles`.
     """
     app = ExpressApp(
         title="everswarm",
@@ -103,7 +116,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.gateway = Gateway.from_settings(settings, record=partial(record_usage, database))
         opened.push_async_callback(app.state.gateway.close)
         await app.state.gateway.start()
-        app.state.batches = BatchRunner(database, app.state.gateway)
+        app.state.swarm = Swarm(app.state.gateway, database, settings)
+        opened.push_async_callback(app.state.swarm.close)
+        await app.state.swarm.start()
+        app.state.escalations = Escalations(database)
+        app.state.batches = BatchRunner(database, app.state.swarm)
         app.state.batches.start()
         opened.push_async_callback(app.state.batches.stop)
         await opened.enter_async_context(_cycles_running(app))

@@ -46,7 +46,9 @@ POOL_OVERFLOW = 40  # more than that under load; the web framework runs up to 40
 CONNECT_TIMEOUT_SECONDS = 10  # for Postgres to let us in
 _AS_STRICT_AS_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
-Topic = Literal["bases", "cycles", "devices", "keys", "releases", "sender"]  # what `take_turns` is about
+Topic = Literal[  # what `take_turns` is about
+    "bases", "cycles", "devices", "documents", "keys", "releases", "sender", "threads"
+]
 
 metadata = MetaData(
     naming_convention={

@@ -19,9 +19,8 @@ from everswarm.server.batches.repository import Lease, LeaseLostError
 from everswarm.server.batches.run import BatchRun
 from everswarm.server.batches.stages import Clock
 from everswarm.server.database import Database
-from everswarm.server.gateway import Gateway
 from everswarm.server.swarm.requests import ChatRequest
-from everswarm.server.swarm.service import answer_batched
+from everswarm.server.swarm.service import Swarm
 
 CONCURRENCY = 8  # requests of batches in flight; several batches share them
 BATCHES_AT_ONCE = 16  # each has one request in flight at least, so that a spent quota of one stops no other
@@ -44,15 +43,15 @@ class BatchRunner:
     def __init__(
         self,
         database: Database,
-        gateway: Gateway,
+        swarm: Swarm,
         *,
         clock: Clock = utc_now,
         concurrency: int = CONCURRENCY,
         beat_seconds: float = BEAT_SECONDS,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
-        """Work on the batches in `database` with the models of `gateway`; `clock` says what time it is."""
-        self._database, self._gateway, self._clock = database, gateway, clock
+        """Work on the batches in `database` with the models of `swarm`; `clock` says what time it is."""
+        self._database, self._swarm, self._clock = database, swarm, clock
         self._concurrency, self._beat_seconds, self._grace_seconds = concurrency, beat_seconds, grace_seconds
         self._runs: dict[BatchRun, asyncio.Task[None]] = {}
         self._woken = asyncio.Event()
@@ -165,7 +164,7 @@ class BatchRunner:
         return max(1, self._concurrency // max(1, len(self._runs)))
 
     async def _answer(self, request: ChatRequest, user: str) -> dict[str, Any]:
-        return await answer_batched(self._gateway, request, user=user)
+        return await self._swarm.answer_batched(request, user=user)
 
     async def _in_transaction(self, work: Callable[..., Any], *args: Any, **options: Any) -> Any:
         def in_thread() -> Any:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from everswarm.errors import BadRequestError, ForbiddenError
+from everswarm.identifiers import new_id
 from everswarm.schemas.interaction import JudgedInteraction
 from everswarm.schemas.server import Scope
 from everswarm.schemas.sync import RejectedInteraction, TrainingFeedback, TrainingFeedbackAccepted
@@ -75,8 +76,63 @@ def _store(
     rows = [_interaction_row(record, source=source, sender=sender) for record in unique.values()]
     stored = repository.insert_interactions(connection, rows)
     judged = [unique[record_id] for record_id in sorted(stored) if _is_judged(unique[record_id])]
-    repository.insert_feedback(connection, [_feedback_row(record, now=now) for record in judged])
+    judgements = [_feedback_row(record, now=now) for record in judged]
+    judgements += _on_escalated(connection, [unique[known] for known in unique.keys() - stored], sender=sender, now=now)
+    repository.insert_feedback(connection, judgements)
     return BatchResult(stored=len(stored), duplicates=len(records) - len(stored))
+
+
+def store_escalated(
+    connection: Connection, record: JudgedInteraction, *, answer_id: str, sender: str | None
+) -> Row[Any] | None:
+    """Store what a device asked the swarm again; None, or the row of the interaction that has this id already.
+
+    Args:
+        connection: of the transaction.
+        record: the device's interaction; its correction is the swarm's answer, where there is something to learn.
+        answer_id: the swarm's interaction.
+        sender: the device's key, where the device is known by another name.
+    """
+    row = _interaction_row(record, source="device", sender=sender) | {"escalated_to": answer_id}
+    if not repository.insert_interactions(connection, [row]):
+        return repository.find_interaction(connection, record.id)
+    add_better_answer(connection, record)
+    return None
+
+
+def add_better_answer(connection: Connection, record: JudgedInteraction) -> None:
+    """Store the swarm's correction of a device's interaction that is there; nothing where it has none."""
+    if record.correction is not None:
+        row = _feedback_row(record, now=record.timestamp)
+        repository.insert_feedback(connection, [row | {"id": new_id(), "author": repository.SWARM}])
+
+
+def withdraw_consent(connection: Connection, record: JudgedInteraction) -> None:
+    """Store that who asked wants `record` no longer used, where they had consented."""
+    if repository.latest_consent(connection, record.id):
+        row = _feedback_row(record, now=record.timestamp)
+        repository.insert_feedback(connection, [row | {"id": new_id(), "correction": None, "consent": False}])
+
+
+def is_same_interaction(row: Row[Any], record: JudgedInteraction) -> bool:
+    """Say whether a stored interaction is a device's, and holds what `record` holds; either may not name the model."""
+    held = _interaction_row(record, source="device", sender=None)
+    same_model = row.model is None or held["model"] in (None, row.model)
+    return same_model and all(row._mapping[name] == held[name] for name in ("source", "messages", "response"))
+
+
+def _on_escalated(
+    connection: Connection, records: list[JudgedInteraction], *, sender: str | None, now: datetime
+) -> list[dict[str, Any]]:
+    """Return the judgements on interactions that are there only because their device asked the swarm again."""
+    by_id = {record.id: record for record in records if _is_judged(record) or "consent" in record.model_fields_set}
+    found = [] if sender is None else repository.escalated_by(connection, by_id, user=sender)
+    return [
+        # judged at a time that the record does not tell, and we hear of it now: so it outranks what was said before
+        _feedback_row(by_id[row.id], now=now) | {"user": row.user, "created_at": now}
+        for row in found
+        if is_same_interaction(row, by_id[row.id])
+    ]
 
 
 def _check_one_device(connection: Connection, principal: Principal, device_id: str) -> None:
@@ -133,4 +189,5 @@ def _feedback_row(record: JudgedInteraction, *, now: datetime) -> dict[str, Any]
         "comment": storable(record.comment),
         "preferred_over": None,
         "consent": record.consent,
+        "author": repository.PERSON,
     }

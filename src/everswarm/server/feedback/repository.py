@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, distinct, func, not_, or_, select
+from sqlalchemy import Connection, Row, Select, and_, distinct, func, not_, or_, select, update
 
 from everswarm.schemas.base import Record
 from everswarm.server.database import insert_ignore, insert_new
 from everswarm.server.feedback.tables import feedback, interactions
 
 LIKED_RATING = 4  # an answer rated so or better may itself be learnt from
+BEST_RATING = 5  # an answer rated so by a person needs no better one from the swarm
+PERSON, SWARM = "person", "swarm"  # whose words a judgement holds
 ROWS_A_FETCH = 500  # of a long result, so that it never lies in memory whole
 
 
@@ -23,7 +25,7 @@ class FeedbackStats(Record):
     usable: int  # corrected, or answered and rated 4 or 5; with the latest consent of who asked
     people: int  # of whom these usable ones are
     ratings: int
-    corrections: int
+    corrections: int  # by people
     comments: int
     votes: int
     users: int  # who were answered
@@ -42,7 +44,7 @@ def insert_feedback(connection: Connection, rows: Sequence[Mapping[str, Any]]) -
 
 def known_ids(connection: Connection, ids: Iterable[str]) -> set[str]:
     """Return those of `ids` that interactions have already."""
-    return set(connection.execute(select(interactions.c.id).where(interactions.c.id.in_(list(ids)))).scalars())
+    return _held(connection, select(interactions.c.id).where(interactions.c.id.in_(list(ids))))
 
 
 def other_device_of(connection: Connection, sender: str, *, than: str) -> str | None:
@@ -53,8 +55,12 @@ def other_device_of(connection: Connection, sender: str, *, than: str) -> str | 
 
 def owned_ids(connection: Connection, ids: Iterable[str], *, user: str) -> set[str]:
     """Return those of `ids` that are interactions of `user`, asked or sent."""
-    wanted = select(interactions.c.id).where(interactions.c.id.in_(list(ids)), _owned_by(user))
-    return set(connection.execute(wanted).scalars())
+    return _held(connection, select(interactions.c.id).where(interactions.c.id.in_(list(ids)), _owned_by(user)))
+
+
+def _held(connection: Connection, wanted: Select[Any]) -> set[str]:
+    """Return ids that nobody deletes before this transaction ends, so that a judgement can name them."""
+    return set(connection.execute(wanted.with_for_update(read=True, key_share=True)).scalars())
 
 
 def recent_interactions(connection: Connection, limit: int, *, user: str | None) -> list[Row[Any]]:
@@ -63,6 +69,43 @@ def recent_interactions(connection: Connection, limit: int, *, user: str | None)
     if user is not None:
         wanted = wanted.where(_owned_by(user))
     return list(connection.execute(wanted.order_by(interactions.c.created_at.desc(), interactions.c.id).limit(limit)))
+
+
+def trace_of(connection: Connection, interaction_id: str, *, user: str | None) -> Mapping[str, Any] | None:
+    """Return how the answer of one interaction came about, if it has a trace; of `user`, or of anybody."""
+    wanted = select(interactions.c.trace).where(interactions.c.id == interaction_id)
+    if user is not None:
+        wanted = wanted.where(_owned_by(user))
+    return connection.execute(wanted).scalar_one_or_none()
+
+
+def find_interaction(connection: Connection, interaction_id: str) -> Row[Any] | None:
+    """Return the row of one interaction."""
+    return connection.execute(select(interactions).where(interactions.c.id == interaction_id)).one_or_none()
+
+
+def escalated_by(connection: Connection, ids: Iterable[str], *, user: str) -> list[Row[Any]]:
+    """Return those of `ids` that are interactions of `user` which the swarm has answered again."""
+    wanted = select(interactions).where(interactions.c.id.in_(list(ids)), interactions.c.escalated_to.is_not(None))
+    return list(connection.execute(wanted.where(_owned_by(user)).order_by(interactions.c.id)))
+
+
+def mark_escalated(connection: Connection, interaction_id: str, *, answer_id: str) -> bool:
+    """Note which interaction answers this one again; False where another one does already."""
+    unmarked = and_(interactions.c.id == interaction_id, interactions.c.escalated_to.is_(None))
+    statement = update(interactions).where(unmarked).values(escalated_to=answer_id).returning(interactions.c.id)
+    return connection.execute(statement).one_or_none() is not None
+
+
+def latest_consent(connection: Connection, interaction_id: str) -> bool:
+    """Return what who asked said last of the use of one interaction; False where they never did."""
+    wanted = (
+        select(feedback.c.consent)
+        .join(interactions, interactions.c.id == feedback.c.interaction_id)
+        .where(feedback.c.interaction_id == interaction_id, _may_consent())
+        .order_by(feedback.c.created_at.desc(), feedback.c.id.desc())
+    )
+    return bool(connection.execute(wanted.limit(1)).scalar_one_or_none())
 
 
 def judgements(connection: Connection) -> Iterable[Row[Any]]:
@@ -79,6 +122,7 @@ def judgements(connection: Connection) -> Iterable[Row[Any]]:
             feedback.c.correction,
             feedback.c.comment,
             feedback.c.consent,
+            feedback.c.author,
             _may_consent().label("may_consent"),
         )
         .join(feedback, feedback.c.interaction_id == interactions.c.id)
@@ -97,7 +141,7 @@ def count_all(connection: Connection) -> FeedbackStats:
         select(
             func.count(distinct(feedback.c.interaction_id)).label("judged"),
             func.count(feedback.c.rating).label("ratings"),
-            func.count(feedback.c.correction).label("corrections"),
+            func.count(feedback.c.correction).filter(feedback.c.author != SWARM).label("corrections"),
             func.count(feedback.c.comment).label("comments"),
             func.count(feedback.c.preferred_over).label("votes"),
             func.avg(feedback.c.rating).label("mean_rating"),
@@ -143,6 +187,7 @@ def _count_usable() -> Select[int, int]:
             and_(feedback.c.consent, _may_consent()).label("consent"),
             feedback.c.rating,
             feedback.c.correction,
+            feedback.c.author,
             _newest_first(not_(_may_consent())).label("consent_rank"),
             _newest_first(feedback.c.rating.is_(None)).label("rating_rank"),
         )
@@ -153,15 +198,18 @@ def _count_usable() -> Select[int, int]:
         select(
             ranked.c.interaction_id,
             func.count().filter(and_(ranked.c.consent_rank == 1, ranked.c.consent)).label("consents"),
-            func.count(ranked.c.correction).label("corrections"),
+            func.count(ranked.c.correction).filter(ranked.c.author != SWARM).label("corrections"),
+            func.count(ranked.c.correction).filter(ranked.c.author == SWARM).label("better_answers"),
             func.count().filter(and_(ranked.c.rating_rank == 1, ranked.c.rating >= LIKED_RATING)).label("likes"),
+            func.count().filter(and_(ranked.c.rating_rank == 1, ranked.c.rating == BEST_RATING)).label("praises"),
         )
         .group_by(ranked.c.interaction_id)
         .subquery()
     )
     liked = and_(folded.c.likes == 1, interactions.c.response != "")
+    bettered = and_(folded.c.better_answers > 0, folded.c.praises == 0)
     return (
         select(func.count().label("interactions"), func.count(distinct(interactions.c.user)).label("people"))
         .select_from(folded.join(interactions, interactions.c.id == folded.c.interaction_id))
-        .where(folded.c.consents == 1, or_(folded.c.corrections > 0, liked))
+        .where(folded.c.consents == 1, or_(folded.c.corrections > 0, bettered, liked))
     )

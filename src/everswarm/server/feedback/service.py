@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,6 +26,7 @@ from everswarm.server.auth import Principal
 from everswarm.server.database import Database
 from everswarm.server.feedback import repository
 from everswarm.server.feedback.reading import identifier_of, storable, text_turns
+from everswarm.server.feedback.repository import BEST_RATING, SWARM
 from everswarm.server.feedback.tables import interactions
 
 State = Literal["complete", "cut", "failed"]
@@ -50,6 +51,7 @@ class NewInteraction:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     latency_seconds: float | None = None
+    trace: Mapping[str, Any] | None = None  # how the answer came about
     id: str = field(default_factory=new_id)
 
 
@@ -70,6 +72,7 @@ def record_interaction(database: Database, interaction: NewInteraction) -> str:
         "prompt_tokens": interaction.prompt_tokens,
         "completion_tokens": interaction.completion_tokens,
         "latency_seconds": interaction.latency_seconds,
+        "trace": interaction.trace,
     }
     database.write_soon(interactions, row)
     return interaction.id
@@ -118,12 +121,30 @@ def recent_interactions(database: Database, principal: Principal, *, limit: int)
     return [InteractionView(**{name: row._mapping[name] for name in InteractionView.model_fields}) for row in rows]
 
 
+def stored_trace(database: Database, principal: Principal, interaction_id: str) -> Mapping[str, Any]:
+    """Return how an answer came about; one's own, or for an admin anybody's.
+
+    Raises:
+        NotFoundError: no such interaction, not one's own, or none that this server's models answered.
+    """
+    user = None if principal.scope is Scope.ADMIN else principal.user
+    with database.read() as connection:
+        trace = repository.trace_of(connection, interaction_id, user=user)
+    if trace is None:
+        raise NotFoundError(
+            f"There is no interaction {interaction_id!r} of yours that was answered here. GET /api/interactions lists "
+            "those that were."
+        )
+    return trace
+
+
 def judged_interactions(connection: Connection) -> Iterator[JudgedInteraction]:
     """Yield the interactions with at least one judgement, by id: what a cycle freezes.
 
-    Of rating, correction and comment the latest that was given counts; of consent that of the latest judgement by who
-    asked, or by the application that asked for them, so that it can be withdrawn. Conversations without a closing text
-    question (calls of tools) are left out.
+    Of rating, correction and comment the latest that a person gave counts; the swarm's correction stands in where no
+    person gave one, unless the answer is rated 5. Of consent that of the latest judgement by who asked counts, or by
+    the application that asked for them, so that it can be withdrawn. Conversations without a closing text question
+    (calls of tools) are left out.
     """
     left_out = 0
     for _, rows in groupby(repository.judgements(connection), key=lambda row: row.id):
@@ -144,7 +165,9 @@ def stats(database: Database) -> repository.FeedbackStats:
 def _folded(rows: list[Row[Any]]) -> JudgedInteraction:
     latest = rows[-1]
     consents = [bool(row.consent) for row in rows if row.may_consent]
-    judged = {name: value for row in rows for name in JUDGEMENTS if (value := row._mapping[name]) is not None}
+    judged = _latest_judgements(row for row in rows if row.author != SWARM)
+    if "correction" not in judged and judged.get("rating") != BEST_RATING:
+        judged |= _latest_judgements(row for row in rows if row.author == SWARM)
     return JudgedInteraction(
         id=latest.id,
         device_id=latest.user,
@@ -155,6 +178,10 @@ def _folded(rows: list[Row[Any]]) -> JudgedInteraction:
         consent=bool(consents) and consents[-1],
         **judged,
     )
+
+
+def _latest_judgements(rows: Iterable[Row[Any]]) -> dict[str, Any]:
+    return {name: value for row in rows for name in JUDGEMENTS if (value := row._mapping[name]) is not None}
 
 
 @lru_cache(maxsize=1024)  # few roles, models and endpoints answer many chats

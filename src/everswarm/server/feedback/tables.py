@@ -25,6 +25,8 @@ interactions = Table(
     Column("prompt_tokens", Integer),
     Column("completion_tokens", Integer),
     Column("latency_seconds", Float),
+    Column("trace", JSON(none_as_null=True)),  # who did what for the answer; `schemas.trace.Trace` but for the id
+    Column("escalated_to", String(200)),  # the swarm's interaction that answers it again; asked for by its device
     Index(None, "user", "created_at"),
     Index(None, "sender", "source"),
     Index(None, "created_at"),
@@ -42,4 +44,5 @@ feedback = Table(
     Column("comment", Text),
     Column("preferred_over", String(200)),
     Column("consent", Boolean, nullable=False),
+    Column("author", String(10), nullable=False, server_default="person"),  # of the words: a person, or the swarm
 )

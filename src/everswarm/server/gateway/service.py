@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from random import Random
@@ -26,9 +25,11 @@ from everswarm.server.gateway.line import Line, Ticket
 from everswarm.server.gateway.metrics import GatewayMetrics, Outcome, QuotaLeft
 from everswarm.server.gateway.prompt_size import estimate_prompt_tokens
 from everswarm.server.gateway.quota_store import BEAT_SECONDS, QuotaStore, open_quota_store
+from everswarm.server.gateway.refusals import empty, nobody_answers, resting
 from everswarm.server.gateway.routing import Candidate, ServedModel, candidates, served_models
 from everswarm.server.gateway.running import Books, Running
 from everswarm.server.gateway.sharing import SharedCalls
+from everswarm.server.gateway.shortage import find_shortage
 from everswarm.server.gateway.table import open_endpoints
 from everswarm.server.gateway.usage import Usage
 from everswarm.settings import GatewaySettings, Settings
@@ -144,6 +145,22 @@ class Gateway:
         """The roles that are served."""
         return self._roles
 
+    def models_of(self, role: str) -> frozenset[str]:
+        """Return the models that serve `role`."""
+        return frozenset(endpoint.model for endpoint in self._endpoints if role in endpoint.roles)
+
+    def left_share(self, roles: Sequence[str]) -> float:
+        """Return the share of the scarcest quota among the endpoints of `roles` that is left; 1.0 without quotas."""
+        serving = [endpoint for endpoint in self._endpoints if set(roles) & set(endpoint.roles)]
+        return min((endpoint.left_share for endpoint in serving), default=1.0)
+
+    async def shortage(self, needs: Sequence[tuple[str, int]], *, priority: Priority) -> str | None:
+        """Say why calls that need (role, tokens) each would not all fit into what is left now; None where they do.
+
+        An estimate: nothing is reserved, and others may be quicker.
+        """
+        return await find_shortage(self._endpoints, needs, store=self._store, priority=priority)
+
     def waiting(self) -> dict[Priority, int]:
         """Return how many requests wait for a quota."""
         return self._line.waiting()
@@ -207,7 +224,7 @@ class Gateway:
         async def ask(running: Running, payload: Payload) -> dict[str, Any]:
             response = await running.endpoint.client.chat(payload, heard=running.heard)
             if not response["choices"]:
-                raise _empty(running.endpoint)
+                raise empty(running.endpoint)
             running.take(response)
             return response
 
@@ -226,7 +243,7 @@ class Gateway:
                         running.take(chunk)
                     first += together
             except StopAsyncIteration:
-                raise _empty(running.endpoint) from None
+                raise empty(running.endpoint) from None
             except BaseException:
                 await chunks.aclose()
                 raise
@@ -308,7 +325,7 @@ class Gateway:
                     raise
             if any((failure.retry_after_seconds or 0) > LONGEST_PAUSE_SECONDS for failure in failures):
                 break
-        raise _nobody_answers(call.targets[0], failures)
+        raise nobody_answers(call.targets[0], failures)
 
     async def _admitted(
         self,
@@ -324,10 +341,10 @@ class Gateway:
             admitted = await self._line.admit(ticket, [candidate.endpoint for candidate in left])
         except QuotaSpentError as error:
             self.metrics.count("refused", None, queue_seconds=ticket.queued_seconds, priority=call.priority)
-            raise _nobody_answers(call.targets[0], [*failures, error]) from error
+            raise nobody_answers(call.targets[0], [*failures, error]) from error
         candidate, reservation = left[admitted.position], admitted.reservation
         if not candidate.endpoint.breaker.may_try():
-            failures.append(_resting(candidate.endpoint))
+            failures.append(resting(candidate.endpoint))
             if reservation is not None:
                 self._store.cancel_soon(reservation)
             return candidate, None
@@ -351,7 +368,7 @@ class Gateway:
                     reason = f"'{candidate.endpoint.name}' is not ready: {candidate.endpoint.state}"
                     failures.append(UnavailableError(reason))
                 elif candidate.endpoint.breaker.state == "open":
-                    failures.append(_resting(candidate.endpoint))
+                    failures.append(resting(candidate.endpoint))
                 else:
                     able.append(candidate)
             ordered += order(
@@ -453,14 +470,6 @@ def _share_key(key: bytes, call: Call) -> bytes:
     return key + f"{call.priority.value} {call.wait_seconds}".encode()
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}".rstrip(". ") + "."
-
-
-def _empty(endpoint: Endpoint) -> UnavailableError:
-    return UnavailableError(f"'{endpoint.name}' gave an empty answer.")
-
-
 def _says_something(chunk: Chunk) -> bool:
     """Say whether a chunk has more than the role of who speaks."""
     for choice in chunk.get("choices") or ():
@@ -474,19 +483,3 @@ def _most_answer_tokens(payload: Payload) -> int | None:
     """Return the limit that a request sets; the larger of two, because endpoints differ in which one they heed."""
     limits = [limit for name in ("max_completion_tokens", "max_tokens") if (limit := payload.get(name))]
     return max(limits, default=None)
-
-
-def _resting(endpoint: Endpoint) -> UnavailableError:
-    seconds = max(1, math.ceil(endpoint.breaker.seconds_until_probe))
-    reason = f"'{endpoint.name}' has failed and is asked again in {seconds} s: {endpoint.state}"
-    return UnavailableError(reason, retry_after_seconds=seconds)
-
-
-def _nobody_answers(target: str, failures: Sequence[UnavailableError]) -> UnavailableError:
-    """Return one error for all failures: a spent quota only where every endpoint's is spent."""
-    seconds = min((failure.retry_after_seconds or 1 for failure in failures), default=1)
-    kind = QuotaSpentError if all(isinstance(failure, QuotaSpentError) for failure in failures) else UnavailableError
-    reasons = " ".join(dict.fromkeys(_sentence(str(failure)) for failure in failures))
-    return kind(
-        f"No endpoint can answer for '{target}' now. {reasons} Try again in {seconds} s.", retry_after_seconds=seconds
-    )

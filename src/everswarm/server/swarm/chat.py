@@ -20,11 +20,11 @@ from everswarm.llm.protocol import Chunk
 from everswarm.schemas.gateway import Priority
 from everswarm.schemas.server import Scope as KeyScope
 from everswarm.server.auth import Principal, authorise
-from everswarm.server.gateway import Call, Gateway
-from everswarm.server.swarm import service
+from everswarm.server.gateway import Gateway
 from everswarm.server.swarm.recording import Asker
 from everswarm.server.swarm.requests import Chat, read_chat, read_wishes
-from everswarm.server.swarm.service import Turn
+from everswarm.server.swarm.service import Swarm
+from everswarm.server.swarm.turns import Turn
 
 WATCH_AFTER_SECONDS = 0.05  # most answers of a cache or a quick model are over before anybody could leave
 SILENCE_SECONDS = 1.0  # before a stream that waits says so
@@ -42,19 +42,19 @@ async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
     principal = await authorise(headers, state.database, KeyScope.USER, KeyScope.DEVICE)
     chat = read_chat(await _read(receive))
     wishes = read_wishes(headers)
-    gateway: Gateway = state.gateway
+    swarm: Swarm = state.swarm
     priority = Priority.DEVICE if principal.scope is KeyScope.DEVICE else Priority.INTERACTIVE
     asker = _asker(principal, chat)
-    turn = service.begin(gateway, state.database, chat, asker=asker, wishes=wishes, priority=priority)
     with ReaderWatch(receive):
+        turn = await swarm.begin(chat, asker=asker, wishes=wishes, priority=priority)
         if chat.streams:
-            await _answer_in_events(gateway, turn, send)
+            await _answer_in_events(swarm, state.gateway, turn, send)
         else:
-            await _answer_whole(gateway, turn, send)
+            await _answer_whole(swarm, turn, send)
 
 
-async def _answer_whole(gateway: Gateway, turn: Turn, send: Send) -> None:
-    answered = await service.answer(gateway, turn)
+async def _answer_whole(swarm: Swarm, turn: Turn, send: Send) -> None:
+    answered = await swarm.answer(turn)
     body = wire.dumps(answered.response)
     headers = _headers(turn, answered.role, cached=answered.cached)
     headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -62,10 +62,11 @@ async def _answer_whole(gateway: Gateway, turn: Turn, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _answer_in_events(gateway: Gateway, turn: Turn, send: Send) -> None:
+async def _answer_in_events(swarm: Swarm, gateway: Gateway, turn: Turn, send: Send) -> None:
     events = Events(send, gateway, turn)
+    turn.run.tell = events.status
     try:
-        answered = await service.answer_stream(gateway, turn)
+        answered = await swarm.answer_stream(turn)
         async with contextlib.aclosing(answered.chunks) as chunks:
             events.answer_begins(_headers(turn, answered.role, cached=answered.cached))
             async for together in chunks:
@@ -86,7 +87,9 @@ class Events:
         self.have_begun = False
         self._send = send
         self._gateway = gateway
-        self._call: Call = turn.call
+        self._turn = turn
+        self._statuses: list[str] = []  # not told yet
+        self._news = asyncio.Event()
         self._headers = _headers(turn, None, cached=False)
         self._teller: asyncio.Task[None] | None = None
         self._silence = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._begin_to_tell)
@@ -100,7 +103,7 @@ class Events:
         """Send what came together, together."""
         if not self.have_begun:
             await self._begin()
-        body = b"".join([b"data: %b\n\n" % wire.dumps(chunk) for chunk in chunks])
+        body = b"".join([*self._told(), *[b"data: %b\n\n" % wire.dumps(chunk) for chunk in chunks]])
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:
@@ -115,6 +118,22 @@ class Events:
         told = openai_error(error.status, str(error))
         told |= {"retry_after_seconds": seconds} if seconds is not None else {}
         await self._send({"type": "http.response.body", "body": b"data: %b\n\n" % wire.dumps({"error": told})})
+
+    def status(self, text: str) -> None:
+        """Tell what goes on, in a comment that plain clients ignore."""
+        self._statuses.append(text)
+        self._news.set()
+        if self._teller is None:
+            self._silence.cancel()
+            self._begin_to_tell()
+
+    def _told(self) -> list[bytes]:
+        """Return the comments that were not sent yet."""
+        if not self._statuses:
+            return []
+        told = [b": everswarm %b\n\n" % wire.dumps({"status": text}) for text in self._statuses]
+        self._statuses.clear()
+        return told
 
     def close(self) -> None:
         """Say nothing more of waiting."""
@@ -139,12 +158,16 @@ class Events:
         await self._begin()
         while True:
             try:
-                eta_seconds = await self._gateway.eta_seconds(self._call)
+                eta_seconds = await self._gateway.eta_seconds(self._turn.call)
             except EverswarmError:  # the comment keeps the connection open; what is wrong the answer will say
                 eta_seconds = None
             text = "waiting for the model" if eta_seconds is None else f"waiting for quota, about {eta_seconds:.0f} s"
-            await self._send({"type": "http.response.body", "body": f": {text}\n\n".encode(), "more_body": True})
-            await asyncio.sleep(TELL_EVERY_SECONDS)
+            body = b"".join(self._told()) or f": {text}\n\n".encode()
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TELL_EVERY_SECONDS):
+                    await self._news.wait()
 
 
 class ReaderWatch:
@@ -203,7 +226,13 @@ def _asker(principal: Principal, chat: Chat) -> Asker:
 
 
 def _headers(turn: Turn, role: str | None, *, cached: bool) -> Headers:
-    headers = [(b"x-interaction-id", turn.recording.id.encode())]
+    headers = []
+    if turn.recording is not None:
+        headers.append((b"x-interaction-id", turn.recording.id.encode()))
+    if turn.run.trace.strategy != "single":
+        headers.append((b"x-everswarm-strategy", turn.run.trace.strategy.encode()))
+    if turn.thread is not None:
+        headers.append((b"x-everswarm-thread", turn.thread.thread_id.encode()))
     if role:
         headers.append((b"x-everswarm-role", role.encode()))
     if cached:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from everswarm.identifiers import new_id
 from everswarm.server.database import Database
 from everswarm.server.feedback.reading import printable
 from everswarm.server.feedback.service import NewInteraction, State, record_interaction
+from everswarm.server.swarm.trace import Traced
 
 
 class Asker(NamedTuple):
@@ -27,7 +28,9 @@ class Recording:
         self.id = new_id()
         self._database = database
         self._asker = asker
-        self._messages = messages
+        self.messages = messages  # as the models are asked, without what roles and tools add
+        self.trace: Traced | None = None
+        self.on_end: Callable[[], None] | None = None
         self._started = time.monotonic()
         self._parts: list[str] = []
         self._tokens: Mapping[str, Any] = {}
@@ -52,6 +55,11 @@ class Recording:
                     self._parts.append(text)
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
 
+    @property
+    def text(self) -> str:
+        """What was said so far."""
+        return printable("".join(self._parts))
+
     def store(self, state: State) -> None:
         """Have the interaction stored within milliseconds; a second call does nothing.
 
@@ -61,14 +69,15 @@ class Recording:
         if self._is_stored:
             return
         self._is_stored = True
+        if self.on_end is not None:
+            self.on_end()
         endpoint, model, role = self._answerer
-        text = printable("".join(self._parts))
         interaction = NewInteraction(
             id=self.id,
             user=self._asker.user,
             sender=self._asker.sender,
-            messages=self._messages,
-            response=text or None,
+            messages=self.messages,
+            response=self.text or None,
             state="cut" if state == "complete" and self._finish_reason == "length" else state,
             role=role,
             model=model or None,
@@ -76,6 +85,7 @@ class Recording:
             prompt_tokens=_count(self._tokens.get("prompt_tokens")),
             completion_tokens=_count(self._tokens.get("completion_tokens")),
             latency_seconds=round(time.monotonic() - self._started, 3),
+            trace=None if self.trace is None else self.trace.stored(),
         )
         record_interaction(self._database, interaction)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -13,14 +14,22 @@ from everswarm.llm import wire
 from everswarm.schemas.gateway import Priority
 from everswarm.schemas.interaction import MAX_TEXT_CHARACTERS
 from everswarm.server.gateway import CacheUse
+from everswarm.server.swarm.kinds import StrategyName
 
 MAX_MESSAGES = 2000
 MOST_TOKENS = 10**9  # that an answer may be asked for
 MAX_CHOICES = 16  # answers to one request
 LONGEST_WAIT_SECONDS = 3600.0  # that a reader may ask for
 
-_HEADERS = (b"x-everswarm-priority", b"x-everswarm-wait-seconds", b"x-everswarm-cache")
+_HEADERS = (
+    b"x-everswarm-priority",
+    b"x-everswarm-wait-seconds",
+    b"x-everswarm-cache",
+    b"x-everswarm-strategy",
+    b"x-everswarm-thread",
+)
 _CACHE_USES: dict[str, CacheUse] = {use: use for use in get_args(CacheUse)}
+_STRATEGIES: dict[str, StrategyName] = {name: name for name in get_args(StrategyName)}
 
 
 class Passing(BaseModel):
@@ -78,6 +87,8 @@ class Wishes(NamedTuple):
     priority: Priority | None = None
     wait_seconds: float | None = None
     cache: CacheUse = "auto"
+    strategy: StrategyName | None = None  # None: what the kind of the request takes
+    thread: str | None = None  # "new", or the id of one
 
 
 def read_chat(body: bytes) -> Chat:
@@ -112,6 +123,8 @@ def read_wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
         priority=_priority(found.get(_HEADERS[0])),
         wait_seconds=_wait_seconds(found.get(_HEADERS[1])),
         cache=_cache(found.get(_HEADERS[2], "auto")),
+        strategy=_strategy(found.get(_HEADERS[3])),
+        thread=_thread(found.get(_HEADERS[4])),
     )
 
 
@@ -145,3 +158,21 @@ def _cache(text: str) -> CacheUse:
     if text not in _CACHE_USES:
         raise BadRequestError(f"X-Everswarm-Cache is {', '.join(_CACHE_USES)}, not {text[:40]!r}.")
     return _CACHE_USES[text]
+
+
+def _strategy(text: str | None) -> StrategyName | None:
+    if text is None or text == "auto":
+        return None
+    if text not in _STRATEGIES:
+        raise BadRequestError(
+            f"X-Everswarm-Strategy is auto, {', '.join(_STRATEGIES)}, not {text[:40]!r}. Leave it out for auto."
+        )
+    return _STRATEGIES[text]
+
+
+def _thread(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"new|[0-9a-f-]{36}", text):
+        raise BadRequestError(
+            f"X-Everswarm-Thread is 'new' or the id of a thread, not {text[:40]!r}. GET /api/threads lists yours."
+        )
+    return text

@@ -8,15 +8,20 @@ from fastapi import APIRouter, Depends
 
 from everswarm.errors import NotFoundError
 from everswarm.schemas.server import Scope
+from everswarm.schemas.trace import Trace
 from everswarm.server.auth import Principal, require
+from everswarm.server.database import DatabaseDep
+from everswarm.server.feedback.service import stored_trace
 from everswarm.server.gateway import GatewayDep, ServedModel
 from everswarm.server.swarm.chat import CHAT_PATH
 from everswarm.server.swarm.requests import ChatRequest
 from everswarm.server.swarm.routing import SWARM
+from everswarm.server.swarm.trace import read_trace
 
 Caller = Annotated[Principal, Depends(require(Scope.USER, Scope.DEVICE))]
 
 router = APIRouter(prefix="/v1", tags=["swarm"])
+interactions = APIRouter(prefix="/api/interactions", tags=["swarm"])
 
 
 @router.post(
@@ -26,9 +31,16 @@ async def create_chat_completion(_principal: Caller, body: ChatRequest) -> None:
     """Answer a chat. The answer's `id`, also in the header `X-Interaction-Id`, is what `/api/feedback` judges.
 
     Headers: `X-Everswarm-Priority` (interactive, device, batch), `X-Everswarm-Wait-Seconds` (how long it may wait for a
-    spent quota), `X-Everswarm-Cache` (auto: at temperature 0; on; off).
+    spent quota), `X-Everswarm-Cache` (auto: at temperature 0; on; off), `X-Everswarm-Strategy` (auto, single, cascade,
+    vote, split, synthesise), `X-Everswarm-Thread` (new, or the id of a thread: what was said before need not be sent).
     """
     raise AssertionError("edge.express answers this path; the route is its documentation")
+
+
+@interactions.get("/{interaction_id}/trace", response_model_exclude_none=True)
+def get_trace(database: DatabaseDep, principal: Caller, interaction_id: str) -> Trace:
+    """Who did what for one answer, and why: models, tools, checks, tokens, seconds."""
+    return read_trace(interaction_id, stored_trace(database, principal, interaction_id))
 
 
 @router.get("/models")

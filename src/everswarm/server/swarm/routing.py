@@ -1,110 +1,151 @@
-"""Who answers when nobody in particular was asked for: decided by rules over the text, without a token. Pure."""
+"""Who answers when nobody in particular was asked for, and how: decided over signals, without a token. Pure."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, cast
+
+from everswarm.server.swarm.classifier import MARGIN, Classifier
+from everswarm.server.swarm.kinds import Kind, StrategyName
+from everswarm.server.swarm.signals import PARTS, Signals
 
 SWARM = "everswarm"  # the model name that leaves the choice to us
 PRIMARY, COORDINATOR, SPECIALIST = "primary", "coordinator", "specialist"
 
-_WORD = re.compile(r"[a-z]+")
-_CODE_WORDS = frozenset(
-    [
-        "python",
-        "javascript",
-        "typescript",
-        "java",
-        "rust",
-        "golang",
-        "sql",
-        "regex",
-        "bash",
-        "dockerfile",
-        "stacktrace",
-        "traceback",
-        "refactor",
-        "debug",
-        "compile",
-        "compiler",
-        "segfault",
-        "algorithm",
-    ]
-)
-_CODE_MARKS = ("```", "=>", "c++", "stack trace", "unit test")
-_LINE_STARTS = frozenset(["def", "class", "import", "from", "func", "fn", "public", "include"])
-_CODE_LINE = re.compile(
-    r"^[ \t]*(?:def|class|import|from|func|fn|public|#include)[ \t]+\S|\w\(\)|;[ \t]*$", re.MULTILINE
-)
-_QUERY = re.compile(r"\bselect\b.{1,200}?\bfrom\b")
-_PLAN_WORDS = frozenset(
-    [
-        "plan",
-        "roadmap",
-        "schedule",
-        "itinerary",
-        "step",
-        "break",
-        "milestone",
-        "milestones",
-        "organise",
-        "organize",
-        "pros",
-        "first",
-    ]
-)
-_PLAN = re.compile(
-    r"\b(?:plan|roadmap|schedule|itinerary|step[ -]by[ -]step|break (?:it|this|that) down|milestones?|organi[sz]e"
-    r"|pros and cons|first\b.{1,200}?\bthen)\b",
-    re.DOTALL,
-)
-_LIST_ITEM = re.compile(r"^[ \t]*(?:\d{1,3}[.)]|[-*•])[ \t]+\S", re.MULTILINE)
-READ_CHARACTERS = 4000  # of a question, by which it is decided who answers
-PARTS = 3  # questions or list items that make a request one of many parts
+LONG_WORDS = 120  # a text of so many, in which the rules see nothing, may be about anything
+_TIME_WORDS = 30  # of a question that is about the date and nothing else
+_FOLLOW_UP_WORDS = 12  # such as `and now make it faster`
+_UNREAD_CHARACTERS = 20  # of a text in a script that the rules cannot read
+
+DEFAULT_STRATEGIES: Mapping[Kind, StrategyName] = {"arithmetic": "calculate"}  # all others: `single`
+_LOOKUPS: Mapping[Kind, str] = {"time": "clock", "documents": "documents"}  # built-in tools whose result is needed
+_REASONS: Mapping[Kind, str] = {
+    "arithmetic": "a sum",
+    "mathematics": "a problem with a number as its answer",
+    "code": "code",
+    "planning": "planning",
+    "parts": "many parts",
+    "time": "a question about the date or the time",
+    "documents": "a question about their own documents",
+    "tools": "something that a tool is for",
+    "conversation": "small talk",
+    "other": "anything else",
+}
+_EXPLAINED: Mapping[Kind, frozenset[Kind]] = {  # what belongs to a kind, and is no sign of another beside it
+    "code": frozenset({"parts", "time"}),  # a program is described in points
+    "mathematics": frozenset({"planning", "time"}),  # `first she pays for a phone plan, then …`
+    "documents": frozenset({"time"}),
+    "parts": frozenset({"time"}),
+    "planning": frozenset({"time"}),
+}
 
 
 class Route(NamedTuple):
-    """The role that answers, and the strategy: `single` is one call."""
+    """The role that answers, and how it is asked."""
 
+    kind: Kind  # what the request is about
     role: str
-    strategy: str
-    reason: str
+    strategy: StrategyName
+    reason: str  # for people
+    is_sure: bool  # else it may be worth asking the coordinator
+    lookups: tuple[str, ...] = ()  # built-in tools to ask before the model: `clock`, `documents`
 
 
-def route(messages: Sequence[Mapping[str, Any]]) -> Route:
-    """Choose by the last thing that the user said: code → specialist, a plan or many parts → coordinator."""
-    text = next((_text(message) for message in reversed(messages) if message.get("role") == "user"), "")
-    text = text[:READ_CHARACTERS]
-    lowered = text.lower()
-    words = set(_WORD.findall(lowered))  # what most texts have none of is looked for among them, which is quick
-    if _is_code(lowered, words):
-        return Route(SPECIALIST, "single", "code")
-    if text.count("?") >= PARTS or (text.count("\n") >= PARTS - 1 and len(_LIST_ITEM.findall(text)) >= PARTS):
-        return Route(COORDINATOR, "single", "many parts")
-    if words & _PLAN_WORDS and _PLAN.search(lowered):
-        return Route(COORDINATOR, "single", "planning")
-    return Route(PRIMARY, "single", "anything else")
+def route(
+    signals: Signals,
+    *,
+    good_at: Mapping[str, Sequence[str]],
+    served: Collection[str],
+    strategies: Mapping[str, str],
+    tools_wanted: bool = False,
+    has_documents: bool = False,
+    only_single: bool = False,
+    classifier: Classifier | None = None,
+) -> Route:
+    """Choose a role and a strategy.
+
+    Args:
+        signals: what can be seen of the request.
+        good_at: the kinds that each role is good at; an earlier role is preferred.
+        served: the roles that an endpoint serves.
+        strategies: by kind, where the settings name one.
+        tools_wanted: a configured tool is for just this.
+        has_documents: whoever asks has documents to search.
+        only_single: the request can only be passed on as it is: it has tools of its own, `n` or `logprobs`.
+        classifier: learnt from what people thought of earlier answers.
+    """
+    kinds = _kinds(signals, tools_wanted=tools_wanted, has_documents=has_documents)
+    kind = kinds[0]
+    role, reason = _role(kind, good_at, served)
+    strategy = _strategy(kind, strategies, only_single=only_single)
+    is_sure = not _is_opaque(signals, kind) and all(
+        (_role(other, good_at, served)[0], _strategy(other, strategies, only_single=only_single)) == (role, strategy)
+        for other in kinds[1:]
+    )
+    if classifier is not None and kind != "arithmetic":
+        preferred = classifier.prefer(signals, served, over=role)
+        if preferred is not None and preferred[1] >= MARGIN:
+            reason = f"{reason}; such answers of the {preferred[0]} were liked more than those of the {role}"
+            role, is_sure = preferred[0], True
+    return Route(kind, role, strategy, reason, is_sure, () if only_single else _lookups(kind, signals))
 
 
-def targets(model: str, messages: Sequence[Mapping[str, Any]], served: Sequence[str]) -> list[str]:
-    """Return what to ask the gateway for, the most wanted first: the swarm may fall back to any role."""
-    if model != SWARM:
-        return [model]
-    first = route(messages).role
-    return [role for role in dict.fromkeys([first, PRIMARY, COORDINATOR, SPECIALIST]) if role in served] or [first]
+def _kinds(signals: Signals, *, tools_wanted: bool, has_documents: bool) -> list[Kind]:
+    """Return what the request may be about, the likeliest first; there is always one."""
+    if signals.sum is not None:
+        return ["arithmetic"]
+    if tools_wanted:
+        return ["tools"]
+    signs: list[tuple[Kind, bool]] = [
+        ("documents", signals.documents and has_documents),
+        ("code", signals.code),
+        ("mathematics", signals.mathematics),
+        ("parts", signals.parts >= PARTS),
+        ("planning", signals.planning),
+        ("time", signals.time and signals.words <= _TIME_WORDS),
+        ("conversation", signals.small_talk),
+    ]
+    found = [kind for kind, is_there in signs if is_there]
+    if not found:
+        return ["tools" if signals.wants_tools else "other"]
+    return [found[0], *(kind for kind in found[1:] if kind not in _EXPLAINED.get(found[0], ()))]
 
 
-def _is_code(lowered: str, words: set[str]) -> bool:
-    if words & _CODE_WORDS or any(mark in lowered for mark in _CODE_MARKS):
-        return True
-    if (words & _LINE_STARTS or "()" in lowered or ";" in lowered) and _CODE_LINE.search(lowered):
-        return True
-    return "select" in words and "from" in words and _QUERY.search(lowered) is not None
+def _is_opaque(signals: Signals, kind: Kind) -> bool:
+    """Say whether the rules have seen nothing where there may be something."""
+    if kind != "other":
+        return False
+    return (
+        signals.words >= LONG_WORDS
+        or (signals.script != "latin" and signals.characters >= _UNREAD_CHARACTERS)
+        or (signals.earlier_code and signals.words <= _FOLLOW_UP_WORDS)
+    )
 
 
-def _text(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if part.get("type") == "text")
-    return content or ""
+def _role(kind: Kind, good_at: Mapping[str, Sequence[str]], served: Collection[str]) -> tuple[str, str]:
+    """Return who answers a request of `kind`, and why."""
+    good = [role for role, kinds in good_at.items() if kind in kinds]
+    for role in good:
+        if role in served:
+            return role, _REASONS[kind]
+    fallback = PRIMARY if PRIMARY in served else next(iter(served), PRIMARY)
+    if not good:
+        return fallback, _REASONS[kind]
+    return fallback, f"{_REASONS[kind]}; the {good[0]}, which is good at {kind}, has no endpoint"
+
+
+def _strategy(kind: Kind, strategies: Mapping[str, str], *, only_single: bool) -> StrategyName:
+    if only_single:
+        return "single"
+    named = strategies.get(kind)
+    strategy = cast(StrategyName, named) if named else DEFAULT_STRATEGIES.get(kind, "single")
+    return strategy if strategy != "calculate" or kind == "arithmetic" else "single"
+
+
+def _lookups(kind: Kind, signals: Signals) -> tuple[str, ...]:
+    if kind in ("arithmetic", "tools", "code"):
+        return ()
+    needed = [_LOOKUPS[kind]] if kind in _LOOKUPS else []
+    if signals.time and "clock" not in needed:
+        needed.append("clock")
+    return tuple(needed)

@@ -4,144 +4,256 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any, NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 
 from everswarm.errors import EverswarmError, NotFoundError
 from everswarm.identifiers import new_id
-from everswarm.llm.protocol import Chunk, Payload
+from everswarm.llm.protocol import Chunk
 from everswarm.schemas.gateway import Priority
 from everswarm.server.database import Database
 from everswarm.server.gateway import Answered, AnsweredStream, Call, Gateway
+from everswarm.server.gateway.completions import as_chunks
+from everswarm.server.swarm.classifier import load as load_classifier
 from everswarm.server.swarm.recording import Asker, Recording
 from everswarm.server.swarm.requests import Chat, ChatRequest, Wishes
-from everswarm.server.swarm.routing import SWARM, targets
+from everswarm.server.swarm.run import Reply
+from everswarm.server.swarm.spans import emit, open_tracer
+from everswarm.server.swarm.strategies import STRATEGIES, worst_case_tokens
+from everswarm.server.swarm.strategies import answer as answer_by_strategy
+from everswarm.server.swarm.tools.calculator import CALCULATOR
+from everswarm.server.swarm.tools.clock import CLOCK
+from everswarm.server.swarm.tools.documents import documents_tool
+from everswarm.server.swarm.tools.mcp_servers import ToolServers
+from everswarm.server.swarm.tools.toolbox import Toolbox
+from everswarm.server.swarm.trace import Traced
+from everswarm.server.swarm.turns import Planner, Turn
+from everswarm.server.threads import append_turns
+from everswarm.settings import Settings
+
+ROUTER_FILE = "router.json"  # in the home: what was learnt from logged outcomes
+NO_WISHES = Wishes()
 
 
-class Turn(NamedTuple):
-    """One chat on its way: the call to the gateway, and the record of it."""
+class Swarm:
+    """The models of this server, as they answer together."""
 
-    call: Call
-    recording: Recording
-    wants_usage: bool
+    def __init__(self, gateway: Gateway, database: Database, settings: Settings) -> None:
+        """Prepare; `start` brings the servers of tools up."""
+        self.servers = ToolServers(settings.tools, log_folder=settings.home / "logs")
+        self._gateway, self._database, self._tracer = gateway, database, open_tracer()
+        self._deadline_seconds = settings.swarm.deadline_seconds
+        self._planner = Planner(
+            gateway,
+            database,
+            roles=settings.roles,
+            settings=settings.swarm,
+            toolbox=Toolbox([CALCULATOR, CLOCK, documents_tool(database)], self.servers),
+            classifier=load_classifier(router_path(settings)),
+        )
+
+    async def start(self) -> None:
+        """Begin to bring the servers of tools up; return at once."""
+        self.servers.start()
+
+    async def close(self) -> None:
+        """Stop the servers of tools."""
+        await self.servers.close()
+
+    async def begin(self, chat: Chat, *, asker: Asker, wishes: Wishes, priority: Priority) -> Turn:
+        """Return `chat` with the decision who answers it. Only a long thread asks a model here.
+
+        Args:
+            chat: what was asked.
+            asker: for whom.
+            wishes: what the headers say; they win.
+            priority: where they say none; none is served before this.
+
+        Raises:
+            EverswarmError: what is answered could not be stored now, because the disk is full, say.
+            BadRequestError: what is wished cannot be.
+            NotFoundError: there is no such thread.
+        """
+        if self._database.write_problem is not None:
+            raise self._database.write_problem
+        recording = Recording(self._database, asker=asker, messages=chat.payload["messages"])
+        call = Call(
+            payload=chat.payload,
+            targets=(),
+            user=asker.user,
+            priority=_lower(wishes.priority or priority, priority),
+            wait_seconds=self._gateway.wait_seconds if wishes.wait_seconds is None else wishes.wait_seconds,
+            cache=wishes.cache,
+            interaction_id=recording.id,
+        )
+        run = self._planner.plan(call, wishes, streams=chat.streams)
+        recording.trace = run.trace
+        if self._tracer is not None:
+            recording.on_end = partial(emit, self._tracer, run.trace, interaction_id=recording.id)
+        turn = Turn(run, recording, chat.wants_usage, question=run.question)
+        if wishes.thread is not None:
+            turn.thread = await self._planner.open_thread(run, wishes.thread)
+            recording.messages = run.call.payload["messages"]
+        return turn
+
+    async def answer(self, turn: Turn) -> Answered:
+        """Return the whole answer, its id that of the interaction; raises what `Gateway.chat` raises.
+
+        When cancelled, because the reader left, the work upstream ends and the interaction is stored as cut.
+        """
+        try:
+            answered = await self._reply(turn)
+        except BaseException as error:
+            _store_failure(turn.recording, error)
+            raise
+        if isinstance(answered, AnsweredStream):
+            raise AssertionError("a whole answer was asked for")
+        recording = turn.recording
+        if recording is None:
+            return answered
+        recording.answered_by(answered.endpoint, answered.model, answered.role)
+        recording.take(answered.response)
+        recording.store("complete")
+        await self._keep_in_thread(turn)
+        return answered
+
+    async def answer_stream(self, turn: Turn) -> AnsweredStream:
+        """Return the answer as it comes; raises what `Gateway.chat_stream` raises, before the first piece."""
+        try:
+            answered = await self._reply(turn)
+        except BaseException as error:
+            _store_failure(turn.recording, error)
+            raise
+        if isinstance(answered, Answered):
+            answered = _as_stream(answered)
+        assert turn.recording is not None
+        turn.recording.answered_by(answered.endpoint, answered.model, answered.role)
+        chunks = self._recorded(answered, turn, turn.recording)
+        return AnsweredStream(answered.endpoint, answered.model, answered.role, chunks, answered.cached)
+
+    async def answer_batched(self, request: ChatRequest, *, user: str) -> dict[str, Any]:
+        """Return the `chat.completion` for one request of a batch of `user`; raises what `Gateway.chat` raises.
+
+        Where no quota is left it is refused with when to ask again, and parks where it comes from. It is no
+        interaction: only its usage is stored.
+        """
+        payload = request.model_dump(exclude_unset=True)
+        answered, _ = await self.try_out(Call(payload, (), user=user, priority=Priority.BATCH, wait_seconds=0.0))
+        return {**answered.response, "id": f"chatcmpl-{new_id()}"}
+
+    async def try_out(self, call: Call, wishes: Wishes = NO_WISHES) -> tuple[Answered, Traced]:
+        """Return the whole answer and how it came about; it is no interaction. Raises as `answer` does."""
+        turn = Turn(self._planner.plan(call, wishes, streams=False), None)
+        reply = await self._reply(turn)
+        assert isinstance(reply, Answered)
+        return reply, turn.run.trace
+
+    def worst_case_tokens(self, call: Call, wishes: Wishes = NO_WISHES) -> int:
+        """Return the most tokens that the answer may cost, by the estimate; nothing is sent."""
+        run = self._planner.plan(call, wishes, streams=False)
+        return worst_case_tokens(STRATEGIES[run.route.strategy], run)
+
+    async def _reply(self, turn: Turn) -> Reply:
+        """Return the answer of the strategy; a whole one with the interaction's id, and what all its calls cost."""
+        run = turn.run
+        if not run.route.is_sure:
+            await self._planner.decide(run)
+        if run.route.lookups:
+            await self._planner.find_documents(run)
+        reply = await answer_by_strategy(run, deadline_seconds=self._deadline_seconds)
+        if isinstance(reply, Answered):
+            response = dict(reply.response)
+            if turn.recording is not None:
+                response["id"] = turn.recording.id
+            if run.trace.model_calls > 1:
+                response["usage"] = _usage(run.trace)
+            return Answered(reply.endpoint, reply.model, reply.role, response, reply.cached)
+        return reply
+
+    async def _recorded(
+        self, answered: AnsweredStream, turn: Turn, recording: Recording
+    ) -> AsyncGenerator[list[Chunk], None]:
+        """Yield what the reader asked for; however the stream ends, the interaction is stored, before its end if can be."""
+        several = turn.run.trace.model_calls > 1
+        try:
+            async for together in answered.chunks:
+                shown = []
+                for chunk in together:
+                    if several and chunk.get("usage"):
+                        chunk["usage"] = _usage(turn.run.trace)
+                    recording.take(chunk)
+                    if chunk.get("choices") or turn.wants_usage:
+                        shown.append({**chunk, "id": recording.id})
+                if shown:
+                    yield shown
+            recording.store("complete")
+            await self._keep_in_thread(turn)
+        except EverswarmError:
+            recording.store("failed")
+            raise
+        finally:
+            try:
+                recording.store("cut")  # by its reader, if it was not stored above
+            finally:
+                await answered.chunks.aclose()
+
+    async def _keep_in_thread(self, turn: Turn) -> None:
+        if turn.thread is None or turn.recording is None:
+            return
+        await run_in_threadpool(
+            append_turns,
+            self._database,
+            user=turn.run.call.user,
+            thread_id=turn.thread.thread_id,
+            question=turn.question,
+            answer=turn.recording.text,
+            interaction_id=turn.recording.id,
+        )
 
 
-def begin(
-    gateway: Gateway, database: Database, chat: Chat, *, asker: Asker, wishes: Wishes, priority: Priority
-) -> Turn:
-    """Return `chat` as a call. Nothing is sent yet.
-
-    Args:
-        gateway: the models.
-        database: where the interaction will be.
-        chat: what was asked.
-        asker: for whom.
-        wishes: what the headers say; they win.
-        priority: where they say none; none is served before this.
-
-    Raises:
-        EverswarmError: what is answered could not be stored now, because the disk is full, say.
-    """
-    if database.write_problem is not None:
-        raise database.write_problem
-    recording = Recording(database, asker=asker, messages=chat.payload["messages"])
-    wait_seconds = gateway.wait_seconds if wishes.wait_seconds is None else wishes.wait_seconds
-    call = Call(
-        payload=chat.payload,
-        targets=_targets(gateway, chat.payload),
-        user=asker.user,
-        priority=_lower(wishes.priority or priority, priority),
-        wait_seconds=wait_seconds,
-        cache=wishes.cache,
-        interaction_id=recording.id,
-    )
-    return Turn(call, recording, chat.wants_usage)
+def router_path(settings: Settings) -> Path:
+    """Return where the router that was learnt from logged outcomes is kept."""
+    return settings.home / ROUTER_FILE
 
 
-async def answer(gateway: Gateway, turn: Turn) -> Answered:
-    """Return the whole answer, its id that of the interaction; raises what `Gateway.chat` raises.
-
-    When cancelled, because the reader left, the work upstream ends and the interaction is stored as cut.
-    """
-    recording = turn.recording
-    try:
-        answered = await gateway.chat(turn.call)
-    except BaseException as error:
-        _store_failure(recording, error)
-        raise
-    recording.answered_by(answered.endpoint, answered.model, answered.role)
-    recording.take(answered.response)
-    recording.store("complete")
-    return Answered(
-        answered.endpoint,
-        answered.model,
-        answered.role,
-        {**answered.response, "id": recording.id},
-        answered.cached,
-    )
+async def _swarm_of(request: Request) -> Swarm:
+    swarm: Swarm = request.app.state.swarm
+    return swarm
 
 
-async def answer_stream(gateway: Gateway, turn: Turn) -> AnsweredStream:
-    """Return the answer as it comes; raises what `Gateway.chat_stream` raises, before the first piece."""
-    try:
-        answered = await gateway.chat_stream(turn.call)
-    except BaseException as error:
-        _store_failure(turn.recording, error)
-        raise
-    turn.recording.answered_by(answered.endpoint, answered.model, answered.role)
-    chunks = _recorded(answered, turn)
-    return AnsweredStream(answered.endpoint, answered.model, answered.role, chunks, answered.cached)
+SwarmDep = Annotated[Swarm, Depends(_swarm_of)]
 
 
-async def answer_batched(gateway: Gateway, request: ChatRequest, *, user: str) -> dict[str, Any]:
-    """Return the `chat.completion` for one request of a batch of `user`; raises what `Gateway.chat` raises.
+def _as_stream(answered: Answered) -> AnsweredStream:
+    """Return a whole answer as a stream."""
 
-    Where no quota is left it is refused with when to ask again, and parks where it comes from. It is no interaction:
-    only its usage is stored.
-    """
-    payload = request.model_dump(exclude_unset=True)
-    call = Call(payload, _targets(gateway, payload), user=user, priority=Priority.BATCH, wait_seconds=0.0)
-    answered = await gateway.chat(call)
-    return {**answered.response, "id": f"chatcmpl-{new_id()}"}
+    async def replay() -> AsyncGenerator[list[Chunk], None]:
+        for chunk in as_chunks(answered.response):
+            yield [chunk]
+
+    return AnsweredStream(answered.endpoint, answered.model, answered.role, replay(), answered.cached)
 
 
-def _store_failure(recording: Recording, error: BaseException) -> None:
+def _store_failure(recording: Recording | None, error: BaseException) -> None:
     """Store a chat that ends before its first token; one that no model was asked for is none."""
+    if recording is None:
+        return
     if isinstance(error, asyncio.CancelledError):
         recording.store("cut")
     elif isinstance(error, EverswarmError) and not isinstance(error, NotFoundError):
         recording.store("failed")
 
 
-async def _recorded(answered: AnsweredStream, turn: Turn) -> AsyncGenerator[list[Chunk], None]:
-    """Yield what the reader asked for; however the stream ends, the interaction is stored, before its end if it can."""
-    recording, wants_usage = turn.recording, turn.wants_usage
-    try:
-        async for together in answered.chunks:
-            shown = []
-            for chunk in together:
-                recording.take(chunk)
-                if chunk.get("choices") or wants_usage:
-                    shown.append({**chunk, "id": recording.id})
-            if shown:
-                yield shown
-        recording.store("complete")
-    except EverswarmError:
-        recording.store("failed")
-        raise
-    finally:
-        try:
-            recording.store("cut")  # by its reader, if it was not stored above
-        finally:
-            await answered.chunks.aclose()
+def _usage(trace: Traced) -> dict[str, int]:
+    """Return what all calls of an answer cost together."""
+    prompt, answer = trace.prompt_tokens, trace.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
 def _lower(wished: Priority, allowed: Priority) -> Priority:
     order = list(Priority)
     return max(wished, allowed, key=order.index)
-
-
-def _targets(gateway: Gateway, payload: Payload) -> list[str]:
-    model = payload.get("model", SWARM)
-    if model != SWARM:
-        return [model]
-    return targets(SWARM, payload["messages"], gateway.roles)

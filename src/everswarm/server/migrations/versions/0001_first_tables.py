@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 from everswarm.server import database
 
@@ -84,6 +85,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cycles")),
     )
     op.create_table(
+        "documents",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("user", sa.String(length=200), nullable=False),
+        sa.Column("title", sa.String(length=200), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("characters", sa.Integer(), nullable=False),
+        sa.Column("size_bytes", sa.Integer(), nullable=False),
+        sa.Column("passages", sa.Integer(), nullable=False),
+        sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_documents")),
+        sa.UniqueConstraint("user", "sha256", name=op.f("uq_documents_user_sha256")),
+    )
+    with op.batch_alter_table("documents", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_documents_user_documents_created_at"), ["user", "created_at"], unique=False
+        )
+
+    op.create_table(
         "files",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("owner", sa.String(length=200), nullable=False),
@@ -117,6 +137,8 @@ def upgrade() -> None:
         sa.Column("prompt_tokens", sa.Integer(), nullable=True),
         sa.Column("completion_tokens", sa.Integer(), nullable=True),
         sa.Column("latency_seconds", sa.Float(), nullable=True),
+        sa.Column("trace", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("escalated_to", sa.String(length=200), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_interactions")),
     )
     with op.batch_alter_table("interactions", schema=None) as batch_op:
@@ -163,6 +185,20 @@ def upgrade() -> None:
         sa.UniqueConstraint("cycle_id", name=op.f("uq_releases_cycle_id")),
         sa.UniqueConstraint("role", "number", name=op.f("uq_releases_role_number")),
     )
+    op.create_table(
+        "threads",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("user", sa.String(length=200), nullable=False),
+        sa.Column("title", sa.String(length=200), nullable=True),
+        sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("summary", sa.Text(), nullable=True),
+        sa.Column("summary_upto", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_threads")),
+    )
+    with op.batch_alter_table("threads", schema=None) as batch_op:
+        batch_op.create_index("ix_threads_user", ["user", "updated_at"], unique=False)
+
     op.create_table(
         "usage",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -215,6 +251,36 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_devices_key_id"), ["key_id"], unique=False)
 
     op.create_table(
+        "document_passages",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("document_id", sa.String(length=36), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("user", sa.String(length=200), nullable=False),
+        sa.Column("title", sa.String(length=200), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("words", sa.Text().with_variant(postgresql.TSVECTOR(), "postgresql"), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["document_id"],
+            ["documents.id"],
+            name=op.f("fk_document_passages_document_id_documents"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_document_passages")),
+        sa.UniqueConstraint("document_id", "position", name=op.f("uq_document_passages_document_id_position")),
+    )
+    with op.batch_alter_table("document_passages", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_document_passages_user"), ["user"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_document_passages_words"),
+            ["words"],
+            unique=False,
+            postgresql_using="gin",
+            sqlite_where=sa.text("words IS NOT NULL"),
+        )
+    if op.get_bind().dialect.name == "sqlite":
+        _create_passage_index()
+
+    op.create_table(
         "feedback",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("interaction_id", sa.String(length=200), nullable=False),
@@ -225,6 +291,7 @@ def upgrade() -> None:
         sa.Column("comment", sa.Text(), nullable=True),
         sa.Column("preferred_over", sa.String(length=200), nullable=True),
         sa.Column("consent", sa.Boolean(), nullable=False),
+        sa.Column("author", sa.String(length=10), server_default="person", nullable=False),
         sa.ForeignKeyConstraint(
             ["interaction_id"], ["interactions.id"], name=op.f("fk_feedback_interaction_id_interactions")
         ),
@@ -270,11 +337,43 @@ def upgrade() -> None:
         batch_op.create_index("ix_stages_cycle", ["cycle_id"], unique=False)
         batch_op.create_index("ix_stages_state", ["state", "created_at"], unique=False)
 
+    op.create_table(
+        "thread_turns",
+        sa.Column("thread_id", sa.String(length=36), nullable=False),
+        sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("role", sa.String(length=10), nullable=False),
+        sa.Column("content", sa.Text(), nullable=False),
+        sa.Column("interaction_id", sa.String(length=200), nullable=True),
+        sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["thread_id"], ["threads.id"], name=op.f("fk_thread_turns_thread_id_threads"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("thread_id", "position", name=op.f("pk_thread_turns")),
+    )
+
     # ### end Alembic commands ###
+
+
+def _create_passage_index() -> None:
+    """Make SQLite's full-text index, and what keeps it in step; Alembic does not see these."""
+    op.execute(
+        "CREATE VIRTUAL TABLE passage_words USING fts5(user, title, text, content='document_passages', "
+        "content_rowid='id', tokenize='unicode61 remove_diacritics 2')"
+    )
+    op.execute(
+        "CREATE TRIGGER document_passages_inserted AFTER INSERT ON document_passages BEGIN "
+        "INSERT INTO passage_words (rowid, user, title, text) VALUES (new.id, new.user, new.title, new.text); END"
+    )
+    op.execute(
+        "CREATE TRIGGER document_passages_deleted AFTER DELETE ON document_passages BEGIN "
+        "INSERT INTO passage_words (passage_words, rowid, user, title, text) "
+        "VALUES ('delete', old.id, old.user, old.title, old.text); END"
+    )
 
 
 def downgrade() -> None:
     # ### commands auto generated by Alembic - please adjust! ###
+    op.drop_table("thread_turns")
     with op.batch_alter_table("stages", schema=None) as batch_op:
         batch_op.drop_index("ix_stages_state")
         batch_op.drop_index("ix_stages_cycle")
@@ -285,6 +384,13 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_feedback_interaction_id"))
 
     op.drop_table("feedback")
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute("DROP TABLE passage_words")
+    with op.batch_alter_table("document_passages", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_document_passages_words"))
+        batch_op.drop_index(batch_op.f("ix_document_passages_user"))
+
+    op.drop_table("document_passages")
     with op.batch_alter_table("devices", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_devices_key_id"))
 
@@ -294,6 +400,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_usage_endpoint_usage_created_at"))
 
     op.drop_table("usage")
+    with op.batch_alter_table("threads", schema=None) as batch_op:
+        batch_op.drop_index("ix_threads_user")
+
+    op.drop_table("threads")
     op.drop_table("releases")
     with op.batch_alter_table("keys", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_keys_label"))
@@ -310,6 +420,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_files_expires_at"))
 
     op.drop_table("files")
+    with op.batch_alter_table("documents", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_documents_user_documents_created_at"))
+
+    op.drop_table("documents")
     op.drop_table("cycles")
     with op.batch_alter_table("batches", schema=None) as batch_op:
         batch_op.drop_index("ix_batches_status")

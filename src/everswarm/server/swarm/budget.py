@@ -1,0 +1,57 @@
+"""How many tokens one answer may cost: what its strategy declared before it began. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LEAST_ANSWER_TOKENS = 8  # less than that is no answer
+
+
+class OverBudgetError(Exception):
+    """A call does not fit into what is left; the strategy goes on without it."""
+
+
+class Size(NamedTuple):
+    """Of one plain call: tokens of the prompt (an upper estimate) and of the longest answer."""
+
+    prompt_tokens: int
+    answer_tokens: int
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.prompt_tokens + self.answer_tokens
+
+
+class Planned(NamedTuple):
+    """One call that a strategy may make, at worst."""
+
+    role: str
+    tokens: int
+
+
+class Budget:
+    """Tokens that one answer may still spend."""
+
+    def __init__(self, tokens: int) -> None:
+        self.left_tokens = tokens
+
+    def take(self, prompt_tokens: int, answer_tokens: int) -> Size:
+        """Set a call aside, with a shorter answer where the whole does not fit.
+
+        Raises:
+            OverBudgetError: not even the shortest answer fits.
+        """
+        answer_tokens = min(answer_tokens, self.left_tokens - prompt_tokens)
+        if answer_tokens < LEAST_ANSWER_TOKENS:
+            raise OverBudgetError(
+                f"a call of {prompt_tokens} tokens and an answer does not fit into the {self.left_tokens} that are left"
+            )
+        taken = Size(prompt_tokens, answer_tokens)
+        self.left_tokens -= taken.total
+        return taken
+
+    def settle(self, taken: Size, used_tokens: int | None) -> None:
+        """Give back what a call did not use; where it did not say, all of it counts as used."""
+        if used_tokens is not None:
+            self.left_tokens += taken.total - used_tokens

@@ -1,0 +1,226 @@
+"""From a chat that was checked to a run: who answers, how, with which tools, and what was said before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi.concurrency import run_in_threadpool
+
+from everswarm.errors import BadRequestError, EverswarmError
+from everswarm.llm.protocol import Payload
+from everswarm.server.database import Database
+from everswarm.server.documents import has_documents
+from everswarm.server.gateway import Call, Gateway
+from everswarm.server.gateway.prompt_size import estimate_prompt_tokens
+from everswarm.server.swarm.budget import OverBudgetError
+from everswarm.server.swarm.classifier import Classifier
+from everswarm.server.swarm.decision import decide
+from everswarm.server.swarm.kinds import StrategyName
+from everswarm.server.swarm.recording import Asker, Recording
+from everswarm.server.swarm.requests import Wishes
+from everswarm.server.swarm.routing import PRIMARY, SWARM, Route, route
+from everswarm.server.swarm.run import Ask, Run, text_of
+from everswarm.server.swarm.signals import read_signals
+from everswarm.server.swarm.tools.toolbox import Toolbox
+from everswarm.server.swarm.trace import Traced
+from everswarm.server.threads import History, compact, keep_summary, open_thread, summary_request, summary_tokens
+from everswarm.settings import RoleSettings, SwarmSettings
+
+HALF_OF_THE_QUOTA = 0.5  # must be left before the coordinator is asked
+_ONE_CALL_FIELDS = ("tools", "functions", "logprobs")  # only one call can give what these ask for
+
+
+@dataclass(slots=True)
+class Turn:
+    """One chat on its way: its run, and what becomes of it."""
+
+    run: Run
+    recording: Recording | None  # None for a request of a batch, which is no interaction
+    wants_usage: bool = False
+    thread: History | None = None
+    question: str = ""
+
+    @property
+    def call(self) -> Call:
+        """The call to the gateway that runs now."""
+        return self.run.current or self.run.call
+
+
+class Planner:
+    """Decides, for one server, how a chat is answered."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        database: Database,
+        *,
+        roles: Mapping[str, RoleSettings],
+        settings: SwarmSettings,
+        toolbox: Toolbox,
+        classifier: Classifier | None = None,
+    ) -> None:
+        """Plan with what the settings say of roles and strategies."""
+        self.classifier = classifier
+        self._gateway, self._database, self._toolbox = gateway, database, toolbox
+        self._roles, self._settings = dict(roles), settings
+        self._good_at = {name: role.good_at for name, role in roles.items()}
+        self._models_differ = False
+
+    def plan(self, call: Call, wishes: Wishes, *, streams: bool) -> Run:
+        """Return the run of `call`, by rules and without a token. Nothing is sent yet.
+
+        Raises:
+            BadRequestError: the strategy that was asked for cannot give what the request asks for.
+        """
+        payload = call.payload
+        model = payload.get("model", SWARM)
+        signals = read_signals(payload["messages"]) if model == SWARM else None
+        if signals is None:
+            chosen = Route("other", model, "single", f"asked for as '{model}'", True)
+        else:
+            chosen = self._route(signals, payload)
+        if wishes.strategy is not None:
+            chosen = self._wished(chosen, wishes.strategy, payload)
+        targets = [model] if signals is None else self._targets(chosen.role)
+        run = Run(
+            gateway=self._gateway,
+            call=replace(call, targets=targets),
+            route=chosen,
+            trace=Traced(chosen.kind, chosen.strategy, chosen.reason),
+            roles=self._roles,
+            question=question_of(payload["messages"]),
+            answer_tokens=_answer_tokens(payload) or self._settings.answer_tokens,
+            streams=streams,
+            role_for=self._role_for,
+            toolbox=self._toolbox,
+            tool_steps=self._settings.tool_steps,
+        )
+        if signals is not None and not _is_one_call(payload):
+            self._choose_tools(run, signals, payload)
+        return run
+
+    async def decide(self, run: Run) -> None:
+        """Ask the coordinator who answers, where the rules are unsure, it can matter, and the quota allows it."""
+        if run.route.is_sure or not self._settings.ask_coordinator or _is_one_call(run.call.payload):
+            return
+        models = {self._gateway.models_of(role) for role in self._gateway.roles}
+        if len(models) < 2 or self._gateway.left_share(self._gateway.roles) < HALF_OF_THE_QUOTA:
+            return
+        run.route = await decide(run)
+        run.trace.reason = run.route.reason
+        run.call = replace(run.call, targets=self._targets(run.route.role))
+
+    async def find_documents(self, run: Run) -> None:
+        """Leave the documents out where the user has none."""
+        if "documents" in run.route.lookups and not await run_in_threadpool(
+            has_documents, self._database, run.call.user
+        ):
+            lookups = tuple(name for name in run.route.lookups if name != "documents")
+            run.route = run.route._replace(lookups=lookups)
+            run.trace.note("there are no documents of yours to search")
+
+    async def open_thread(self, run: Run, thread_id: str) -> History:
+        """Put what was said before in front of the request, made short where it is too long for the model.
+
+        Raises:
+            NotFoundError: there is no such thread of this user.
+            BadRequestError: the new message alone is too long.
+        """
+        history = await run_in_threadpool(open_thread, self._database, user=run.call.user, thread_id=thread_id)
+        payload = run.call.payload
+        role = self._roles.get(run.route.role)
+        context_tokens = role.context_tokens if role else RoleSettings().context_tokens
+        budget_tokens = max(256, context_tokens - min(run.answer_tokens, context_tokens // 2))
+
+        length = summary_tokens(budget_tokens)
+
+        async def summarise(turns: Sequence[dict[str, Any]], summary: str | None) -> str | None:
+            run.tell("the conversation is made short")
+            messages = summary_request(turns, summary)
+            ask = Ask(run.route.role, "compact", "it is too long", messages=messages, answer_tokens=length)
+            try:
+                return text_of(await run.ask(ask)) or None
+            except (EverswarmError, OverBudgetError) as error:
+                run.trace.note(f"earlier turns could not be summed up: {error}")
+                return None
+
+        compacted = await compact(
+            payload["messages"],
+            history,
+            budget_tokens=budget_tokens,
+            estimate=estimate_prompt_tokens,
+            summarise=summarise,
+        )
+        if compacted.note:
+            run.trace.note(compacted.note)
+        if compacted.summary is not None and compacted.upto > history.summary_upto:
+            await run_in_threadpool(
+                keep_summary,
+                self._database,
+                thread_id=history.thread_id,
+                summary=compacted.summary,
+                upto=compacted.upto,
+            )
+        run.call = replace(run.call, payload={**payload, "messages": compacted.messages})
+        return history
+
+    def _route(self, signals: Any, payload: Payload, *, tools_wanted: bool = False) -> Route:
+        return route(
+            signals,
+            good_at=self._good_at,
+            served=self._gateway.roles,
+            strategies=self._settings.strategies,
+            tools_wanted=tools_wanted,
+            has_documents=True,  # `find_documents` looks, for those few who ask for them
+            only_single=_is_one_call(payload),
+            classifier=self.classifier,
+        )
+
+    def _choose_tools(self, run: Run, signals: Any, payload: Payload) -> None:
+        """Give the run those tools of servers that its question seems to want, from its role's allow-list."""
+        role = self._roles.get(run.route.role)
+        allowed = self._toolbox.allowed(role.tools if role else ())
+        wanted = self._toolbox.wanted(run.question, allowed)
+        if wanted:
+            run.tools = {tool.name: tool for tool in wanted}
+            if run.route.kind == "other":
+                run.route = self._route(signals, payload, tools_wanted=True)._replace(role=run.route.role)
+                run.trace.kind, run.trace.reason = run.route.kind, run.route.reason
+
+    def _wished(self, chosen: Route, strategy: StrategyName, payload: Payload) -> Route:
+        if strategy != "single" and _is_one_call(payload):
+            raise BadRequestError(
+                f"X-Everswarm-Strategy: {strategy} cannot be used with tools, functions, logprobs or n > 1, which one "
+                "call has to answer. Leave out one of the two."
+            )
+        return chosen._replace(strategy=strategy, reason=f"{chosen.reason}; {strategy} was asked for")
+
+    def _targets(self, role: str) -> list[str]:
+        """Return who may answer: the role, and any other where that one cannot."""
+        served = self._gateway.roles
+        return [name for name in dict.fromkeys([role, PRIMARY, *served]) if name in served] or [role]
+
+    def _role_for(self, text: str) -> str:
+        return self._route(read_signals([{"role": "user", "content": text}]), {}).role
+
+
+def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of the last message of the user."""
+    for message in reversed(messages):
+        if message.get("role") == "user":
+            content = message.get("content")
+            if isinstance(content, list):
+                return "\n".join(str(part.get("text", "")) for part in content if part.get("type") == "text")
+            return content or ""
+    return ""
+
+
+def _is_one_call(payload: Payload) -> bool:
+    return (payload.get("n") or 1) > 1 or any(payload.get(name) for name in _ONE_CALL_FIELDS)
+
+
+def _answer_tokens(payload: Payload) -> int | None:
+    limits = [limit for name in ("max_completion_tokens", "max_tokens") if (limit := payload.get(name))]
+    return max(limits, default=None)
