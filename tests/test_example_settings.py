@@ -16,6 +16,8 @@ from everswarm.settings import Settings, load_settings
 
 EXAMPLE = Path(__file__).parents[1] / "everswarm.example.toml"
 OF_THIS_MACHINE = {"home", "models_dir"}  # their defaults are folders of the user
+NAMED_BY_USERS = {"roles", "tools"}  # tables of sections
+FREE_TABLES = {"swarm.strategies"}
 
 
 def uncommented() -> str:
@@ -39,8 +41,11 @@ def expected(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, An
 
 def written(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in table.items():
-        inner = value[0] if isinstance(value, list) and isinstance(value[0], dict) else value
-        if isinstance(inner, dict):
+        inner = value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else value
+        if prefix + name in NAMED_BY_USERS:
+            for section in inner.values():
+                yield from written(section, f"{prefix}{name}.")
+        elif isinstance(inner, dict) and prefix + name not in FREE_TABLES:
             yield from written(inner, f"{prefix}{name}.")
         else:
             yield prefix + name, value
@@ -59,7 +64,7 @@ def test_example_shows_the_defaults() -> None:
     defaults = {
         name: value
         for name, value in expected(Settings)
-        if value not in (None, "", PydanticUndefined) and name not in OF_THIS_MACHINE
+        if value not in (None, "", [], {}, PydanticUndefined) and name not in OF_THIS_MACHINE
     }
     assert {name: shown[name] for name in defaults} == defaults
 
@@ -76,3 +81,5 @@ def test_uncommented_example_is_accepted(tmp_path: Path, monkeypatch: pytest.Mon
     assert settings.endpoints[0].quota is not None
     assert settings.endpoints[0].quota.shared == "account"
     assert settings.cycle.schedule == "0 3 * * 1"
+    assert settings.roles["translator"].endpoint == "ollama"
+    assert settings.tools["files"].command[0] == "npx"

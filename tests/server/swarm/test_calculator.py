@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everswarm.server.swarm.tools.calculator import (
-    CALCULATOR,
-    Value,
-    evaluate,
-    find_equations,
-    is_shown_exactly,
-    read_sum,
-    shown,
-    worked_out,
-)
+from everswarm.server.swarm.tools.arithmetic import Value, evaluate, is_shown_exactly, shown
+from everswarm.server.swarm.tools.calculator import CALCULATOR, find_equations, read_sum, worked_out
 from everswarm.server.swarm.tools.tool import ToolFailedError
 
 SUMS = {
