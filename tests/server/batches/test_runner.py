@@ -31,7 +31,7 @@ class Answers:
         self.most_in_flight = 0
         self.refusals: list[Exception] = []
 
-    async def __call__(self, _gateway, request, *, user):
+    async def answer_batched(self, request, *, user):
         self.asked[request.messages[0].content.removeprefix("question ")] += 1
         self.users.add(user)
         self.in_flight += 1
@@ -59,10 +59,8 @@ def database(request, tmp_path):
 
 
 @pytest.fixture
-def answers(monkeypatch):
-    scripted = Answers()
-    monkeypatch.setattr(runner, "answer_batched", scripted)
-    return scripted
+def answers():
+    return Answers()
 
 
 @pytest.fixture
@@ -78,7 +76,7 @@ async def running(database, clock, answers):
 
     async def start(**options) -> BatchRunner:
         options = {"beat_seconds": 0.02, "grace_seconds": 0.05, **options}
-        started.append(BatchRunner(database, None, clock=clock.now, **options))
+        started.append(BatchRunner(database, answers, clock=clock.now, **options))
         started[-1].start()
         return started[-1]
 

@@ -41,8 +41,8 @@ function nobodyThere(message) {
   return new ServerError(message, 0);
 }
 
-async function send(method, path, body, signal) {
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+async function send(method, path, body, { signal, headers = {} } = {}) {
+  if (key) headers.Authorization = `Bearer ${key}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response;
   try {
@@ -81,19 +81,55 @@ export async function post(path, body) {
   return response.status === 204 ? null : response.json();
 }
 
-/** Yield the chunks of a streamed chat completion. */
-export async function* chatStream(body, signal) {
-  const response = await send("POST", "/v1/chat/completions", { ...body, stream: true }, signal);
+export async function patch(path, body) {
+  return (await send("PATCH", path, body)).json();
+}
+
+export async function remove(path) {
+  await send("DELETE", path);
+}
+
+/** Return a file, which a plain link could not ask for without the key: {name, content}. */
+export async function file(path) {
+  const response = await send("GET", path);
+  const named = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") || "");
+  return { name: named ? named[1] : "everswarm", content: await response.blob() };
+}
+
+/**
+ * Ask, and yield what comes: {thread} once, the id of the conversation that the server keeps, null where it keeps none;
+ * {status}, what it does meanwhile; {chunk}, a piece of the chat completion. `thread` is an id, or "new".
+ */
+export async function* chatStream(body, { signal, thread }) {
+  const headers = { "X-Everswarm-Thread": thread };
+  const response = await send("POST", "/v1/chat/completions", { ...body, stream: true }, { signal, headers });
+  yield { thread: response.headers.get("X-Everswarm-Thread") };
   let complete = false;
-  for await (const data of serverSentEvents(response, signal)) {
+  for await (const { comment, data } of serverSentEvents(response, signal)) {
+    if (comment !== undefined) {
+      const status = statusIn(comment);
+      if (status) yield { status };
+      continue;
+    }
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
     if (chunk.error) throw new ServerError(chunk.error.message || String(chunk.error), chunk.error.code || 500);
     if (chunk.detail && !chunk.choices) throw new ServerError(chunk.detail, chunk.status || 500);
     complete ||= Boolean(chunk.choices?.[0]?.finish_reason);
-    yield chunk;
+    yield { chunk };
   }
   if (!complete) throw nobodyThere(BROKEN_OFF);
+}
+
+/** Return what a comment such as `everswarm {"status":"…"}` or `waiting for …` tells; other comments tell nothing. */
+function statusIn(comment) {
+  if (comment.startsWith("waiting ")) return comment;
+  if (!comment.startsWith("everswarm ")) return "";
+  try {
+    return JSON.parse(comment.slice("everswarm ".length)).status;
+  } catch {
+    return "";
+  }
 }
 
 async function* serverSentEvents(response, signal) {
@@ -111,6 +147,9 @@ async function* serverSentEvents(response, signal) {
     waiting += read.value;
     const lines = waiting.split(/\r?\n/);
     waiting = lines.pop();
-    for (const line of lines) if (line.startsWith("data:")) yield line.slice(5).trim();
+    for (const line of lines) {
+      if (line.startsWith("data:")) yield { data: line.slice(5).trim() };
+      else if (line.startsWith(":")) yield { comment: line.slice(1).trim() };
+    }
   }
 }

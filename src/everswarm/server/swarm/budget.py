@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 LEAST_ANSWER_TOKENS = 8  # less than that is no answer
@@ -50,6 +52,15 @@ class Budget:
         taken = Size(prompt_tokens, answer_tokens)
         self.left_tokens -= taken.total
         return taken
+
+    @contextmanager
+    def keep(self, tokens: int) -> Iterator[None]:
+        """Leave `tokens` alone meanwhile, for a call that has to come after those that are made now."""
+        self.left_tokens -= tokens
+        try:
+            yield
+        finally:
+            self.left_tokens += tokens
 
     def settle(self, taken: Size, used_tokens: int | None) -> None:
         """Give back what a call did not use; where it did not say, all of it counts as used."""

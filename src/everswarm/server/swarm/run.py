@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from everswarm.server.swarm.trace import Step, Traced
 from everswarm.settings import RoleSettings
 
 CALCULATOR = "calculator"  # the model that an answer names where none was asked
+_OUR_OWN: tuple[Purpose, ...] = ("check", "decide", "compact")  # questions of ours, of which the asker knows nothing
 _LIMITS = ("max_tokens", "max_completion_tokens", "stream", "stream_options", "logprobs", "top_logprobs")
 
 Reply = Answered | AnsweredStream
@@ -64,8 +66,7 @@ class Run:
     async def ask(self, ask: Ask) -> Answered:
         """Return the whole answer of one call; raises what `Gateway.chat` raises, or `OverBudgetError`."""
         step = self.trace.begin(ask.purpose, ask.role, ask.why)
-        fields = dict(ask.fields)
-        payload = self._payload(ask.role, messages=ask.messages, fields=fields)
+        payload = self._payload_of(ask)
         taken = self._take(step, payload, ask.answer_tokens or self.answer_tokens)
         payload["max_tokens"] = taken.answer_tokens
         used: int | None = 0
@@ -84,17 +85,24 @@ class Run:
                 step.ended, used = time.monotonic(), None
             self._settle(taken, used)
 
-    async def ask_all(self, asks: Sequence[Ask]) -> list[Answered | EverswarmError | OverBudgetError]:
-        """Return the answers of calls that run side by side, in their order; one that fails does not stop the rest."""
+    async def ask_all(
+        self, asks: Sequence[Ask], *, came: Callable[[int, Answered], None] = lambda number, answered: None
+    ) -> list[Answered | EverswarmError | OverBudgetError]:
+        """Return the answers of calls that run side by side, in their order; one that fails does not stop the rest.
 
-        async def one(ask: Ask) -> Answered | EverswarmError | OverBudgetError:
+        Each is shown to `came` as soon as it is there: the deadline may come before all are.
+        """
+
+        async def one(number: int, ask: Ask) -> Answered | EverswarmError | OverBudgetError:
             try:
-                return await self.ask(ask)
+                answered = await self.ask(ask)
             except (EverswarmError, OverBudgetError) as error:
                 return error
+            came(number, answered)
+            return answered
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(ask)) for ask in asks]
+            tasks = [group.create_task(one(number, ask)) for number, ask in enumerate(asks)]
         return [task.result() for task in tasks]
 
     async def finish(
@@ -131,6 +139,14 @@ class Run:
         step.end()
         return answered
 
+    def came(self, _number: int, answered: Answered) -> None:
+        """Have an answer in hand; the first that comes is the best so far."""
+        self.best = self.best or answered
+
+    def keep(self, tokens: int) -> AbstractContextManager[None]:
+        """Leave so many tokens of the budget alone meanwhile."""
+        return nullcontext() if self.budget is None else self.budget.keep(tokens)
+
     def say(self, text: str, *, model: str) -> Answered:
         """Return an answer that no model gave."""
         self.trace.role = None
@@ -163,6 +179,12 @@ class Run:
         if other is None or other == role or other not in self.gateway.roles:
             return None
         return other if self.gateway.models_of(other) != self.gateway.models_of(role) else None
+
+    def _payload_of(self, ask: Ask) -> dict[str, Any]:
+        """Return what is sent; a question of ours has no system prompt, format or stop words of the request's."""
+        if ask.purpose in _OUR_OWN and ask.messages is not None:
+            return {"messages": ask.messages, **ask.fields}
+        return self._payload(ask.role, messages=ask.messages, fields=ask.fields)
 
     def _payload(
         self, role: str, *, messages: Sequence[Mapping[str, Any]] | None, fields: Mapping[str, Any] | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from everswarm.errors import BadRequestError, EverswarmError, UnavailableError
+from everswarm.errors import EverswarmError, UnavailableError
 from everswarm.server.gateway import Answered
 from everswarm.server.swarm.budget import Budget, OverBudgetError
 from everswarm.server.swarm.run import Reply, Run
@@ -35,8 +35,6 @@ async def answer(run: Run, *, deadline_seconds: float) -> Reply:
         reply = _best(run, UnavailableError(f"No model answered within {deadline_seconds:.0f} s. Try again."))
     except OverBudgetError as error:
         reply = _best(run, UnavailableError(f"The answer took more tokens than '{strategy.name}' may: {error}."))
-    except BadRequestError:
-        raise
     except EverswarmError as error:
         reply = _best(run, error)
     run.trace.role = reply.role
@@ -60,8 +58,9 @@ async def _affordable(run: Run, strategy: Strategy) -> Strategy:
             return strategy
         run.trace.wished_strategy = run.trace.wished_strategy or strategy.name
         cheaper = STRATEGIES[strategy.cheaper]
-        run.trace.note(f"{strategy.name} became {cheaper.name}: {shortage}")
-        run.tell(f"{cheaper.name} instead of {strategy.name}: the quota is short")
+        name = "the use of tools" if strategy is WITH_TOOLS else strategy.name
+        run.trace.note(f"{name} became {cheaper.name}: {shortage}")
+        run.tell(f"{cheaper.name} instead of {name}: the quota is short")
         strategy = cheaper
     return strategy
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from everswarm.errors import EverswarmError
+from everswarm.errors import BadRequestError, EverswarmError
 from everswarm.server.gateway import Answered
 from everswarm.server.swarm.budget import OverBudgetError, Planned
 from everswarm.server.swarm.routing import COORDINATOR
@@ -16,7 +16,7 @@ from everswarm.server.swarm.strategies.single import single
 from everswarm.server.swarm.strategies.writing import WRITER_PROMPT_TOKENS, draft_tokens, with_appendix, written_from
 
 MOST_PARTS = 4
-PART_CHARACTERS = 600
+PART_CHARACTERS = 300  # so that it fits into PART_PROMPT_TOKENS in any script; the whole request stands above it
 PLAN_ANSWER_TOKENS = 200
 PLAN_PROMPT_TOKENS = 200
 PART_PROMPT_TOKENS = 900  # of the part itself, and the words around it
@@ -48,13 +48,18 @@ async def split(run: Run) -> Reply:
         run.trace.note("split became single: there is only one part")
         return await single(run)
     run.tell(f"{len(parts)} parts are answered")
-    asked = await run.ask_all([_ask(run, part) for part in parts])
-    answers = [(part, answer) for part, answer in zip(parts, asked, strict=True) if isinstance(answer, Answered)]
+    came: dict[int, Answered] = {}
+
+    def note(number: int, answered: Answered) -> None:
+        came[number] = answered
+        run.best = _side_by_side(run, [(parts[at], came[at]) for at in sorted(came)])
+
+    asked = await run.ask_all([_ask(run, part) for part in parts], came=note)
+    answers = [(parts[at], came[at]) for at in sorted(came)]
     if not answers:
         raise next(error for error in asked if not isinstance(error, Answered))
     if len(answers) < len(parts):
         run.trace.note(f"{len(parts) - len(answers)} of {len(parts)} parts were not answered")
-    run.best = _side_by_side(run, answers)
     run.tell(f"the {run.route.role} puts {len(answers)} parts together")
     texts = [("part", f"{part}\n\n{text_of(answer)}") for part, answer in answers]
     return await run.finish(
@@ -70,7 +75,7 @@ def worst_case(run: Run) -> Sequence[Planned]:
     part = size.prompt_tokens + PART_PROMPT_TOKENS + answer_tokens
     parts = MOST_PARTS * (draft_tokens(answer_tokens) + PART_PROMPT_TOKENS)
     return [
-        Planned(COORDINATOR, size.prompt_tokens + PLAN_PROMPT_TOKENS + PLAN_ANSWER_TOKENS),
+        Planned(_planner(run), size.prompt_tokens + PLAN_PROMPT_TOKENS + PLAN_ANSWER_TOKENS),
         *[Planned(role, part)] * MOST_PARTS,
         Planned(role, size.total + WRITER_PROMPT_TOKENS + parts),
     ]
@@ -95,9 +100,8 @@ async def _planned_parts(run: Run) -> list[str]:
     run.tell("the coordinator plans")
     text = f"Do not answer it. Name the 2 to {MOST_PARTS} parts of this request that can be answered apart, as JSON: "
     messages = with_appendix(run.messages, text + '{"parts": ["…", "…"]}')
-    role = COORDINATOR if COORDINATOR in run.gateway.roles else run.route.role
     ask = Ask(
-        role,
+        _planner(run),
         "plan",
         "the request does not list its parts",
         messages=messages,
@@ -105,10 +109,18 @@ async def _planned_parts(run: Run) -> list[str]:
         fields={"response_format": _PLAN_FORMAT, "temperature": 0},
     )
     try:
-        return read_parts(text_of(await run.ask(ask)))
+        try:
+            return read_parts(text_of(await run.ask(ask)))
+        except BadRequestError:  # some endpoints have no `response_format`
+            ask.fields = {"temperature": 0}
+            return read_parts(text_of(await run.ask(ask)))
     except (EverswarmError, OverBudgetError) as error:
         run.trace.note(f"no plan: {error}")
         return []
+
+
+def _planner(run: Run) -> str:
+    return COORDINATOR if COORDINATOR in run.gateway.roles else run.route.role
 
 
 def read_parts(text: str) -> list[str]:

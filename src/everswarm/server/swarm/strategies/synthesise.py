@@ -25,11 +25,11 @@ async def synthesise(run: Run) -> Reply:
     """Return what the writer makes of the drafts."""
     run.tell(f"{DRAFTS} drafts are written")
     asks = [Ask(run.route.role, "draft", f"draft {number + 1}", fields=_sampling(number)) for number in range(DRAFTS)]
-    asked = await run.ask_all(asks)
+    asked = await run.ask_all(asks, came=run.came)
     drafts = [draft for draft in asked if isinstance(draft, Answered)]
     if not drafts:
         raise next(error for error in asked if not isinstance(error, Answered))
-    run.best = drafts[0]
+    run.best = drafts[0]  # asked as the request says, where it came
     if len(drafts) == 1:
         run.trace.note("only one draft came")
         return drafts[0]

@@ -57,16 +57,15 @@ async def _samples(run: Run, start: int, stop: int) -> list[Sample]:
     Raises:
         EverswarmError: none came, and there was none before.
     """
-    asked = await run.ask_all([_ask(run, number) for number in range(start, stop)])
+    had_one = run.best is not None
+    asked = await run.ask_all([_ask(run, number) for number in range(start, stop)], came=run.came)
     choices = read_choices(run.question)
     samples = [
         Sample(answered, comparable(text_of(answered), kind=run.route.kind, choices=choices))
         for answered in asked
         if isinstance(answered, Answered)
     ]
-    if samples:
-        run.best = run.best or samples[0].answered
-    elif run.best is None:
+    if not samples and not had_one:
         raise next(error for error in asked if isinstance(error, EverswarmError | OverBudgetError))
     return samples
 
