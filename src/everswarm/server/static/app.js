@@ -1,9 +1,10 @@
 // The page: signs in, says what runs and what to do next, and looks again while something moves.
 
 import { AWAY, forgetKey, get, hasKey, keepKey, keyIn } from "./api.js";
-import { clearChat, showModels, startChat } from "./chat.js";
+import { clearChat, currentThread, openThread, showModels, startChat } from "./chat.js";
 import { isRunning, showCycles, startCycles } from "./cycle.js";
 import { byId, element, notice, withCode } from "./elements.js";
+import { hideThreads, lookForThreads, startThreads } from "./threads.js";
 
 const CYCLE_MS = 2000; // while one runs
 const HEALTH_MS = 15000;
@@ -36,6 +37,7 @@ function showSignIn(problem) {
 
 function signOut(problem = "") {
   forgetKey();
+  hideThreads();
   clearChat();
   byId("question").value = "";
   showSignIn(problem);
@@ -47,6 +49,7 @@ function enter() {
   byId("sign-out").hidden = false;
   settled = false;
   refresh();
+  openFromAddress();
 }
 
 async function trySignIn() {
@@ -54,7 +57,8 @@ async function trySignIn() {
   try {
     await get("/v1/models");
   } catch (error) {
-    signOut(error.message);
+    forgetKey();
+    showSignIn(error.message);
     return;
   }
   byId("key").value = "";
@@ -66,7 +70,29 @@ byId("sign-in-form").addEventListener("submit", (event) => {
   trySignIn();
 });
 byId("sign-out").addEventListener("click", () => signOut());
-window.addEventListener("hashchange", () => takeKeyFromAddress() && enter());
+window.addEventListener("hashchange", () => {
+  if (!takeKeyFromAddress()) return openFromAddress();
+  clearChat(); // it may be another person's key
+  enter();
+});
+
+// --- the conversation in the address: #thread=…
+
+async function openFromAddress() {
+  const id = /^#thread=([0-9a-f-]{36})$/.exec(location.hash)?.[1];
+  if (!id || id === currentThread() || !hasKey()) return;
+  try {
+    await openThread(id);
+  } catch (error) {
+    if (error.status === 401) signOut(error.message);
+    else notice(byId("chat-error"), error.message);
+  }
+}
+
+function showInAddress(id) {
+  const hash = id ? `#thread=${id}` : "";
+  if (location.hash !== hash) history.replaceState(null, "", location.pathname + location.search + hash);
+}
 
 // --- what runs
 
@@ -150,7 +176,7 @@ async function showOverview() {
 
 async function refresh() {
   try {
-    await Promise.all([showModels(), showOverview(), watchCycles()]);
+    await Promise.all([showModels(), showOverview(), watchCycles(), lookForThreads()]);
     settled = true;
     notice(byId("page-error"), "");
   } catch (error) {
@@ -183,6 +209,12 @@ startChat({
     if (failure?.status === 401) signOut(failure.message);
     else showOverview().catch(() => {});
   },
+  onThread: showInAddress,
+});
+startThreads({
+  current: currentThread,
+  open: openThread,
+  gone: (id) => id === currentThread() && clearChat(),
 });
 startCycles(() => refresh());
 takeKeyFromAddress();

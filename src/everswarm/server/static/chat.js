@@ -9,10 +9,10 @@ const IDEAS = ["How many metres are 3.5 km?", "Explain a rainbow in one short se
 const MEANINGS = { everswarm: "everswarm (the swarm decides)" };
 const WEB_MODELS = ["everswarm", "primary", "coordinator", "specialist"];
 
-const begun = (id = null) => ({ id, unkept: [] });
+const begun = (id = null, messages = []) => ({ id, messages, kept: messages.length });
 const emptied = byId("empty");
 
-let talk = begun(); // what is shown: its id where the server keeps it, and the messages that it has not kept
+let talk = begun(); // what is shown: its id where the server keeps it, and how many of its messages it has kept
 let stopping = null; // AbortController of the answer that is coming
 let opening = null; // id of the conversation that is on its way
 let tell; // {onAnswer, onThread}
@@ -50,7 +50,7 @@ export async function openThread(id) {
   opening = id;
   const thread = await get(`/api/threads/${encodeURIComponent(id)}`);
   if (opening !== id) return; // something else was asked for meanwhile
-  change(begun(thread.id), []);
+  change(begun(thread.id, thread.messages.map(({ role, content }) => ({ role, content }))), []);
   for (const turn of thread.messages) {
     if (turn.role === "user") show("you", "You", turn.content);
     else judgeable(show("model", "everswarm", turn.content).box, turn.interaction_id, turn.content);
@@ -82,7 +82,7 @@ async function ask(question) {
   emptied.remove();
   byId("question").value = "";
   const content = question.trim();
-  talk.unkept.push({ role: "user", content });
+  talk.messages.push({ role: "user", content });
   show("you", "You", content);
   const answer = show("model", byId("model").value, "");
   keepInView(true);
@@ -95,7 +95,7 @@ async function stream(answer, asked) {
   const received = { id: null, text: "", stopped: false };
   let failure = null;
   try {
-    const body = { model: byId("model").value, messages: asked.unkept };
+    const body = { model: byId("model").value, messages: asked.messages.slice(asked.kept) };
     for await (const told of chatStream(body, { signal: stopping.signal, thread: asked.id || "new" })) {
       if (told.thread) asked.id = told.thread;
       if (told.status) sayStatus(answer, told.status);
@@ -107,7 +107,7 @@ async function stream(answer, asked) {
   }
   stopping = null;
   setBusy(false, answer);
-  await finish(answer, asked, received, failure);
+  finish(answer, asked, received, failure);
 }
 
 function addPiece(answer, received, chunk) {
@@ -135,19 +135,19 @@ function sayWho(answer, model) {
   if (short && !answer.who.textContent.includes(short)) answer.who.textContent += ` · ${short}`;
 }
 
-async function finish(answer, asked, received, failure) {
+function finish(answer, asked, received, failure) {
   sayStatus(answer, "");
-  if (received.text) asked.unkept.push({ role: "assistant", content: received.text });
-  else giveBack(asked, asked.unkept.pop().content); // a question without an answer would confuse the next one
-  if (received.stopped) answer.box.append(element("p", { className: "hint", textContent: "Stopped." }));
+  if (received.text) asked.messages.push({ role: "assistant", content: received.text });
+  else giveBack(asked, asked.messages.pop().content); // a question without an answer would confuse the next one
+  if (received.stopped) answer.box.append(element("p", { className: "hint", textContent: asked.id ? "Stopped. What is stopped is not kept." : "Stopped." }));
   if (failure) answer.box.append(element("p", { className: "notice bad", role: "alert" }, ...withCode(failure.message)));
   else if (!received.text && !received.stopped) answer.box.append(element("p", { className: "hint", textContent: "The model gave an empty answer." }));
   if (received.id && received.text && !failure && !received.stopped) {
     judgeable(answer.box, received.id, received.text);
-    if (asked.id) asked.unkept = []; // the server has it now, and puts it in front of the next question
+    if (asked.id) asked.kept = asked.messages.length; // the server puts it in front of the next question
     if (asked === talk) tell.onThread(asked.id);
   }
-  if (failure?.status === 404) asked.id = null; // deleted elsewhere: the next question begins a new one
+  if (failure?.status === 404) Object.assign(asked, { id: null, kept: 0 }); // deleted elsewhere: begin a new one with all of it
   keepInView();
   tell.onAnswer(failure);
 }

@@ -3,10 +3,6 @@
 import { get } from "./api.js";
 import { element, seconds } from "./elements.js";
 
-const PURPOSES = { part: "part of it", tool: "look up", route: "choose", decide: "choose", compact: "sum up", assemble: "put together", write: "write" };
-const OUTCOMES = { failed: "bad", refused: "bad", skipped: "", cut: "" }; // class of its badge; "done" needs none
-const BAR_FROM_SECONDS = 0.01; // an answer that took less has nothing to compare
-
 const counted = (number, thing) => `${number.toLocaleString("en")} ${thing}${number === 1 ? "" : "s"}`;
 const together = (...parts) => parts.filter(Boolean).join(" · ");
 const tokensOf = (record) => (record.prompt_tokens || 0) + (record.completion_tokens || 0);
@@ -31,12 +27,11 @@ export function traceOf(interactionId) {
 }
 
 function drawn(trace) {
-  const end = Math.max(trace.seconds, ...trace.steps.map((step) => step.started_seconds + step.seconds));
   const notes = trace.notes.map((note) => element("li", { textContent: note }));
   return [
     element("p", { className: "how", textContent: inOneLine(trace) }),
     notes.length ? element("ul", { className: "notes" }, ...notes) : null,
-    element("ol", { className: "steps", "aria-label": "Steps" }, ...trace.steps.map((step) => stepItem(step, end))),
+    element("ol", { className: "steps", "aria-label": "Steps" }, ...trace.steps.map((step) => stepItem(step, trace))),
   ].filter(Boolean);
 }
 
@@ -49,8 +44,8 @@ function inOneLine(trace) {
   return together(trace.reason, how, who, calls, counted(tokensOf(trace), "token") + most, seconds(trace.seconds));
 }
 
-function stepItem(step, end) {
-  const ended = step.outcome in OUTCOMES ? element("span", { className: `badge ${step.outcome} ${OUTCOMES[step.outcome]}`, textContent: step.outcome }) : null;
+function stepItem(step, trace) {
+  const ended = step.outcome === "done" ? null : element("span", { className: `badge ${step.outcome}`, textContent: step.outcome });
   const tokens = step.cached ? "from the cache" : tokensOf(step) ? counted(tokensOf(step), "token") : "";
   const who = step.tool ? [element("code", { textContent: callOf(step) })] : [together(step.role, step.model, step.endpoint)];
   return element(
@@ -59,15 +54,15 @@ function stepItem(step, end) {
     element(
       "div",
       { className: "row" },
-      element("strong", { textContent: PURPOSES[step.purpose] || step.purpose }),
+      element("strong", { textContent: step.purpose }),
       ended,
       element("span", { className: "spacer" }),
       element("span", { className: "figures", textContent: together(tokens, seconds(step.seconds)) }),
     ),
     who[0] ? element("p", { className: "who" }, ...who) : null,
-    step.why ? element("p", { className: "hint", textContent: step.why }) : null,
+    step.why && step.why !== trace.reason ? element("p", { className: "hint", textContent: step.why }) : null,
     step.detail ? element("p", { className: "found", textContent: step.detail }) : null,
-    end >= BAR_FROM_SECONDS ? barOf(step, end) : null,
+    trace.steps.length > 1 ? barOf(step, trace) : null,
   );
 }
 
@@ -78,10 +73,11 @@ function callOf({ tool, arguments: given }) {
 }
 
 /** Return a line that shows when a step ran, so that those at the same time are seen side by side. */
-function barOf({ started_seconds: started, seconds: lasted }, end) {
+function barOf({ started_seconds: started, seconds: lasted }, trace) {
+  const end = Math.max(trace.seconds, ...trace.steps.map((step) => step.started_seconds + step.seconds), 0.001);
   const share = (value) => `${((100 * value) / end).toFixed(2)}%`;
   const said = `Began after ${seconds(started)}, took ${seconds(lasted)}`;
-  const bar = element("span", {});
+  const bar = element("span");
   bar.style.setProperty("--began", share(started));
   bar.style.setProperty("--lasted", share(lasted));
   return element("div", { className: "when", role: "img", "aria-label": said, title: said }, bar);
