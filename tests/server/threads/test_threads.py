@@ -27,10 +27,26 @@ BEN = Principal(key_id="019a0000-0000-7000-8000-00000000000b", scope=Scope.USER,
 
 
 def begun(database: Database, *questions: str, user: str = ANN.user) -> History:
-    history = open_thread(database, user=user, thread_id=NEW)
+    thread_id = service.create_thread(database, user=user, title=None).id
     for question in questions:
-        say(database, history.thread_id, question, user=user)
-    return open_thread(database, user=user, thread_id=history.thread_id)
+        say(database, thread_id, question, user=user)
+    return open_thread(database, user=user, thread_id=thread_id)
+
+
+def test_new_thread_is_stored_with_its_first_turns_and_not_before(database: Database):
+    history = open_thread(database, user=ANN.user, thread_id=NEW)
+    assert service.list_threads(database, user=ANN.user, before=None, limit=10) == []
+    append_turns(
+        database,
+        user=ANN.user,
+        thread_id=history.thread_id,
+        question="who?",
+        answer="me",
+        interaction_id=new_id(),
+        is_new=history.is_new,
+    )
+    (stored,) = service.list_threads(database, user=ANN.user, before=None, limit=10)
+    assert (stored.id, stored.title, stored.turns) == (history.thread_id, "who?", 2)
 
 
 def say(database: Database, thread_id: str, question: str, *, user: str = ANN.user, id_: str = "") -> None:
@@ -156,7 +172,7 @@ def test_full_thread_is_refused_before_a_question_is_asked(database: Database, m
 
 def test_thread_with_too_much_text_is_refused(database: Database, monkeypatch):
     monkeypatch.setattr(service, "MAX_CHARACTERS", 20)
-    thread_id = open_thread(database, user=ANN.user, thread_id=NEW).thread_id
+    thread_id = begun(database).thread_id
     say(database, thread_id, "long enough")
     with pytest.raises(TooLargeError, match="has 20 characters, the most"):
         open_thread(database, user=ANN.user, thread_id=thread_id)
@@ -167,13 +183,15 @@ def test_user_has_a_limit_of_threads_also_when_they_come_at_once(database: Datab
 
     def begin(_: int) -> str:
         try:
-            return open_thread(database, user=ANN.user, thread_id=NEW).thread_id
+            return begun(database).thread_id
         except TooLargeError as error:
             return str(error)
 
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(begin, range(6)))
     assert sum("You have 3 threads, the most" in text for text in found) == 3
+    with pytest.raises(TooLargeError, match="You have 3 threads, the most"):
+        open_thread(database, user=ANN.user, thread_id=NEW)
     assert open_thread(database, user=BEN.user, thread_id=NEW).turns == []
 
 

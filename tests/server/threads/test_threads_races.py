@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from everswarm.server.database import Database
 from everswarm.server.feedback import NewInteraction, record_interaction
 from everswarm.server.feedback.tables import feedback, interactions
-from everswarm.server.threads import NEW, append_turns, open_thread, service
+from everswarm.server.threads import append_turns, service
 from everswarm.server.threads.tables import thread_turns
 
 pytestmark = pytest.mark.postgres
@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 30.0
 
 
 def answered_thread(database: Database) -> tuple[str, str]:
-    thread_id = open_thread(database, user=ANN, thread_id=NEW).thread_id
+    thread_id = service.create_thread(database, user=ANN, title=None).id
     messages = [{"role": "user", "content": "q"}]
     id_ = record_interaction(database, NewInteraction(user=ANN, messages=messages, response="a"))
     append_turns(database, user=ANN, thread_id=thread_id, question="q", answer="a", interaction_id=id_)

@@ -48,8 +48,7 @@ async function showThreads() {
 async function addPage() {
   const before = last ? `&before=${encodeURIComponent(last.updated_at)}` : "";
   const found = await get(`/api/threads?limit=${PAGE}${before}`);
-  const began = found.filter((thread) => thread.turns || thread.title); // the others never got an answer
-  byId("thread-list").append(...began.map(itemOf));
+  byId("thread-list").append(...found.map(itemOf));
   last = found.at(-1);
   byId("older-threads").hidden = found.length < PAGE;
   sayNoneWhereNone();

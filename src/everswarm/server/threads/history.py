@@ -21,3 +21,4 @@ class History(NamedTuple):
     turns: list[Turn]  # all, in order
     summary: str | None  # of the turns up to `summary_upto`
     summary_upto: int
+    is_new: bool = False  # not stored yet

@@ -32,15 +32,10 @@ def create_thread(database: Database, *, user: str, title: str | None) -> Thread
         TooLargeError: this user has as many as one may have.
     """
     thread_id, now = new_id(), datetime.now(UTC)
-    row = {"id": thread_id, "user": user, "title": title, "created_at": now, "updated_at": now}
     with database.transaction() as connection:
         take_turns(connection, "threads", user)
-        if repository.count_threads(connection, user) >= MAX_THREADS:
-            raise TooLargeError(
-                f"You have {MAX_THREADS:,} threads, the most that one user may have. Delete some: GET /api/threads "
-                "lists them, DELETE /api/threads/{id} deletes one."
-            )
-        repository.insert_thread(connection, row)
+        _check_room(connection, user)
+        _begin(connection, thread_id, user=user, title=title, now=now)
     return ThreadView(id=thread_id, title=title, created_at=now, updated_at=now, turns=0)
 
 
@@ -90,14 +85,16 @@ def delete_thread(database: Database, thread_id: str, *, user: str) -> None:
 
 
 def open_thread(database: Database, *, user: str, thread_id: str) -> History:
-    """Return what was said in a thread before the next question; `NEW` begins one.
+    """Return what was said in a thread before the next question; `NEW` is stored with its first turns, not before.
 
     Raises:
         NotFoundError: it is not there, or another's.
         TooLargeError: it takes no more turns, or this user no more threads.
     """
     if thread_id == NEW:
-        return History(create_thread(database, user=user, title=None).id, None, [], None, 0)
+        with database.read() as connection:
+            _check_room(connection, user)
+        return History(new_id(), None, [], None, 0, is_new=True)
     with database.read() as connection:
         thread = _existing(connection, thread_id, user=user)
         if thread.turns + 2 > MAX_TURNS:
@@ -109,7 +106,14 @@ def open_thread(database: Database, *, user: str, thread_id: str) -> History:
 
 
 def append_turns(
-    database: Database, *, user: str, thread_id: str, question: str, answer: str, interaction_id: str
+    database: Database,
+    *,
+    user: str,
+    thread_id: str,
+    question: str,
+    answer: str,
+    interaction_id: str,
+    is_new: bool = False,
 ) -> None:
     """Add a question and its answer, both or neither, behind what others have added meanwhile.
 
@@ -119,6 +123,8 @@ def append_turns(
     now = datetime.now(UTC)
     said = [("user", _kept(question), None), ("assistant", _kept(answer), interaction_id)]
     with database.transaction() as connection:
+        if is_new:
+            _begin(connection, thread_id, user=user, title=None, now=now)
         if not repository.touch_thread(connection, thread_id, user=user, title=_title_of(question), now=now):
             _log.info("the thread %s was deleted before the answer %s came", thread_id, interaction_id)
             return
@@ -141,6 +147,19 @@ def keep_summary(database: Database, *, thread_id: str, summary: str, upto: int)
     """Store the summary of the turns up to the position `upto`, unless a stored one reaches as far."""
     with database.transaction() as connection:
         repository.keep_summary(connection, thread_id, summary=_kept(summary), upto=upto)
+
+
+def _check_room(connection: Connection, user: str) -> None:
+    if repository.count_threads(connection, user) >= MAX_THREADS:
+        raise TooLargeError(
+            f"You have {MAX_THREADS:,} threads, the most that one user may have. Delete some: GET /api/threads "
+            "lists them, DELETE /api/threads/{id} deletes one."
+        )
+
+
+def _begin(connection: Connection, thread_id: str, *, user: str, title: str | None, now: datetime) -> None:
+    row = {"id": thread_id, "user": user, "title": title, "created_at": now, "updated_at": now}
+    repository.insert_thread(connection, row)
 
 
 def _existing(connection: Connection, thread_id: str, *, user: str, hold: bool = False) -> Row[tuple[object, ...]]:
