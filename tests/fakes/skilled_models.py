@@ -6,20 +6,34 @@ else sees the table: routers, checks and strategies see texts only. Words count 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from everswarm.llm.fake import FakeChatModel
-from everswarm.llm.protocol import Chunk, Payload
+from everswarm.llm.protocol import ChatModel, Chunk, Payload
+from everswarm.server.database import Database
+from everswarm.server.gateway import Answered, Call, Gateway
+from everswarm.server.gateway.endpoints import Endpoint
+from everswarm.server.gateway.quota import Quota
+from everswarm.server.gateway.quota_store import open_quota_store
 from everswarm.server.swarm.comparing import agree, comparable
+from everswarm.server.swarm.kinds import StrategyName
+from everswarm.server.swarm.requests import Wishes
+from everswarm.server.swarm.run import text_of
+from everswarm.server.swarm.service import Swarm
+from everswarm.server.swarm.trace import Traced
+from everswarm.settings import GatewaySettings, RoleSettings, Settings, SwarmSettings
 
 Subject = Literal["mathematics", "code", "other"]
 REFUSAL = "I'm not able to answer that with certainty, because I do not have enough information about it."
+MOST_TRIES = 10_000  # to find a question that is not there yet
 STAYS_RIGHT, TURNS_RIGHT = 0.92, 0.2  # of a sample at a temperature, where the table says right, and wrong
 _BLOCK = re.compile(r"```python\n(.*?)(?:\n```|\Z)", re.DOTALL)
 _FENCED = re.compile(r'<data source="[^"]*" id="(\w+)">\n(.*?)\n</data id="\1">', re.DOTALL)
@@ -33,7 +47,7 @@ class Question:
     id: str
     subject: Subject
     text: str
-    final: str  # what tells a right answer: a number, a program, a name
+    final: str  # what tells a right answer: a number, a program, a few words
     right: str
     wrong: Mapping[str, str]
 
@@ -56,17 +70,19 @@ class Question:
 def make_questions(count: int, *, seed: int = 0) -> list[Question]:
     """Return `count` questions of each subject, all different; the same for the same seed."""
     chance = random.Random(f"questions {seed}")
-    made: dict[str, Question] = {}
-    makers: Sequence[tuple[Subject, Callable[[random.Random], Question]]] = (
-        ("mathematics", _word_problem),
-        ("code", _code_question),
-        ("other", _fact),
-    )
-    for subject, make in makers:
-        while sum(question.subject == subject for question in made.values()) < count:
+    makers = (_word_problem, _code_question, _fact)
+    questions: list[Question] = []
+    for make in makers:
+        made: dict[str, Question] = {}
+        for _ in range(MOST_TRIES):
             question = make(chance)
             made.setdefault(question.text, question)
-    return list(made.values())
+            if len(made) == count:
+                break
+        else:
+            raise ValueError(f"there are no {count} different questions of this kind; ask for fewer")
+        questions += made.values()
+    return questions
 
 
 def halves(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
@@ -178,7 +194,7 @@ class SkilledModel(FakeChatModel):
 
     def _write(self, last: str) -> str:
         """Put parts side by side; of drafts say what most of them say."""
-        texts = [text for _, text in _FENCED.findall(last)]
+        texts = [str(text) for _, text in _FENCED.findall(last)]
         if "answers to the parts" in last:
             return "\n\n".join(texts)
         question = self._find(last)
@@ -196,6 +212,98 @@ class SkilledModel(FakeChatModel):
         return random.Random(f"{self._seed} {self.model} {about}")
 
 
+class ToldModel(FakeChatModel):
+    """A fake that says what a function of the payload says: a text, a message, an error to raise; None: it hangs."""
+
+    def __init__(self, tell: Callable[[Payload], str | dict[str, Any] | Exception | None], *, model: str) -> None:
+        super().__init__(lambda payload: "", model=model)
+        self._tell = tell
+
+    async def chat(self, payload: Payload, *, heard: dict[str, str] | None = None) -> dict[str, Any]:
+        """Return what it is told to say."""
+        response = await super().chat(payload, heard=heard)
+        await asyncio.sleep(0)  # as whoever is asked over a wire
+        told = self._tell(payload)
+        if isinstance(told, Exception):
+            raise told
+        if told is None:
+            await asyncio.Event().wait()
+        message = {"role": "assistant", "content": told} if isinstance(told, str) else told
+        prompt, answer = response["usage"]["prompt_tokens"], len(str(told).split())
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+        return {**response, "choices": [choice], "usage": usage}
+
+    async def stream(
+        self, payload: Payload, *, heard: dict[str, str] | None = None
+    ) -> AsyncGenerator[list[Chunk], None]:
+        """Yield the text word by word."""
+        response = await self.chat(payload)
+        async for together in FakeChatModel([response["choices"][0]["message"]["content"]]).stream(payload):
+            for chunk in together:
+                if "usage" in chunk:
+                    chunk["usage"] = response["usage"]
+            yield together
+
+
+class Asked(NamedTuple):
+    """An answer, and how it came about."""
+
+    answered: Answered
+    trace: Traced
+
+    @property
+    def text(self) -> str:
+        """What was said."""
+        return text_of(self.answered)
+
+    @property
+    def tokens(self) -> int:
+        """Of all calls."""
+        return self.trace.prompt_tokens + self.trace.completion_tokens
+
+
+class FakeSwarm:
+    """The real swarm and gateway in this process, with fakes where the models would be."""
+
+    def __init__(
+        self,
+        home: Path,
+        database: Database,
+        models: Mapping[str, ChatModel],
+        *,
+        roles: Mapping[str, RoleSettings] | None = None,
+        swarm: SwarmSettings | None = None,
+        quotas: Mapping[str, Quota] | None = None,
+        retries: int = 0,
+    ) -> None:
+        """Serve each role of `models` by an endpoint of that name."""
+        endpoints = [
+            Endpoint(
+                role, model=getattr(client, "model", role), roles=[role], client=client, quota=(quotas or {}).get(role)
+            )
+            for role, client in models.items()
+        ]
+        self.gateway = Gateway(
+            endpoints, store=open_quota_store(home=home, database_url=None), settings=GatewaySettings(retries=retries)
+        )
+        settings = Settings(home=home, roles=dict(roles or {}), swarm=swarm or SwarmSettings())
+        self.swarm = Swarm(self.gateway, database, settings)
+
+    async def ask(
+        self,
+        said: str | Sequence[Mapping[str, Any]],
+        strategy: StrategyName | None = None,
+        *,
+        model: str = "everswarm",
+        **fields: Any,
+    ) -> Asked:
+        """Return the answer to a text or to a conversation."""
+        messages = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
+        call = Call({"model": model, "messages": messages, **fields}, (), user="ann")
+        return Asked(*await self.swarm.try_out(call, Wishes(strategy=strategy)))
+
+
 def _limit(payload: Payload) -> int:
     return int(payload.get("max_tokens") or payload.get("max_completion_tokens") or 10**9)
 
@@ -208,8 +316,8 @@ def _first_words(text: str, count: int) -> str:
 def _text(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, list):
-        return "\n".join(part.get("text", "") for part in content)
-    return content or ""
+        return "\n".join(str(part.get("text", "")) for part in content)
+    return str(content or "")
 
 
 _PEOPLE = ("Anna", "Ben", "Carla", "David", "Emma", "Farid", "Grace", "Hiro", "Ines", "Jonas")
@@ -251,8 +359,8 @@ def _word_problem(chance: random.Random) -> Question:
 
 _STORIES = (
     (
-        "{who} has {a} boxes with {b} {what} in each box. On Monday {who} gives {less} of the {what} to a friend, and on "
-        "Tuesday {who} buys {more} new ones. How many {what} does {who} have now?",
+        "{who} has {a} boxes with {b} {what} in each box. On Monday {who} gives {less} of the {what} to a friend, and "
+        "on Tuesday {who} buys {more} new ones. How many {what} does {who} have now?",
         "There are {a} boxes, and each of them holds {b} {what}",
         "Then {less} of them are given to a friend",
         "On the next day {who} buys {more} new {what}",
@@ -274,13 +382,33 @@ _STORIES = (
 )
 
 _TASKS = (  # what it does, the right expression, one that is nearly right
-    ("returns the numbers of a list that are divisible by {n}", "[x for x in xs if x % {n} == 0]", "[x for x in xs if x % {n} == 1]"),
-    ("returns the sum of the numbers of a list that are larger than {n}", "sum(x for x in xs if x > {n})", "sum(x for x in xs if x >= {n})"),
+    (
+        "returns the numbers of a list that are divisible by {n}",
+        "[x for x in xs if x % {n} == 0]",
+        "[x for x in xs if x % {n} == 1]",
+    ),
+    (
+        "returns the sum of the numbers of a list that are larger than {n}",
+        "sum(x for x in xs if x > {n})",
+        "sum(x for x in xs if x >= {n})",
+    ),
     ("returns the last {n} items of a list", "xs[-{n}:]", "xs[-{n}:-1]"),
-    ("counts how many words of a list are longer than {n} letters", "sum(len(x) > {n} for x in xs)", "sum(len(x) < {n} for x in xs)"),
-    ("returns every item of a list repeated {n} times", "[x for x in xs for _ in range({n})]", "[x for x in xs] * {n}"),
-    ("splits a list into pieces of {n} items", "[xs[i : i + {n}] for i in range(0, len(xs), {n})]", "[xs[i : i + {n}] for i in range(len(xs))]"),
-)  # fmt: skip
+    (
+        "counts how many words of a list are longer than {n} letters",
+        "sum(len(x) > {n} for x in xs)",
+        "sum(len(x) < {n} for x in xs)",
+    ),
+    (
+        "returns every item of a list repeated {n} times",
+        "[x for x in xs for _ in range({n})]",
+        "[x for x in xs] * {n}",
+    ),
+    (
+        "splits a list into pieces of {n} items",
+        "[xs[i : i + {n}] for i in range(0, len(xs), {n})]",
+        "[xs[i : i + {n}] for i in range(len(xs))]",
+    ),
+)
 
 
 def _code_question(chance: random.Random) -> Question:
@@ -292,9 +420,9 @@ def _code_question(chance: random.Random) -> Question:
     def answered(expression: str, colon: str = ":") -> tuple[str, str]:
         code = f"def {name}(xs){colon}\n    return {expression.format(n=n)}"
         told = (
-            f"Here is a function that does what you ask for.\n\n```python\n{code}\n```\n\nIt takes the list as its only "
-            "argument, looks at each of its items once, and gives back the result without changing the list itself. "
-            "You can call it with a list of any length, also with an empty one."
+            f"Here is a function that does what you ask for.\n\n```python\n{code}\n```\n\nIt takes the list as its "
+            "only argument, looks at each of its items once, and gives back the result without changing the list "
+            "itself. You can call it with a list of any length, also with an empty one."
         )
         return code, told
 
@@ -307,22 +435,24 @@ def _code_question(chance: random.Random) -> Question:
     return Question(text, "code", text, code, told, wrong)
 
 
-_CAPITALS = dict(
-    pair.split(":")
-    for pair in (
-        "Norway:Oslo Peru:Lima Kenya:Nairobi Japan:Tokyo Canada:Ottawa Chile:Santiago Egypt:Cairo Finland:Helsinki "
-        "Ghana:Accra Greece:Athens Hungary:Budapest Iceland:Reykjavik Ireland:Dublin Italy:Rome Jordan:Amman "
-        "Latvia:Riga Lebanon:Beirut Mongolia:Ulaanbaatar Morocco:Rabat Nepal:Kathmandu Poland:Warsaw Portugal:Lisbon "
-        "Qatar:Doha Romania:Bucharest Senegal:Dakar Serbia:Belgrade Spain:Madrid Sweden:Stockholm Thailand:Bangkok "
-        "Tunisia:Tunis Uganda:Kampala Ukraine:Kyiv Uruguay:Montevideo Vietnam:Hanoi Zambia:Lusaka Cuba:Havana "
-        "Austria:Vienna Belgium:Brussels Bulgaria:Sofia Croatia:Zagreb Denmark:Copenhagen Estonia:Tallinn France:Paris "
-        "Germany:Berlin Australia:Canberra Brazil:Brasilia Colombia:Bogota Ecuador:Quito"
-    ).split()
-)
+_CAPITALS = {
+    "Norway": "Oslo", "Peru": "Lima", "Kenya": "Nairobi", "Japan": "Tokyo", "Canada": "Ottawa", "Chile": "Santiago",
+    "Egypt": "Cairo", "Finland": "Helsinki", "Ghana": "Accra", "Greece": "Athens", "Hungary": "Budapest",
+    "Iceland": "Reykjavik", "Ireland": "Dublin", "Italy": "Rome", "Jordan": "Amman", "Latvia": "Riga",
+    "Lebanon": "Beirut", "Mongolia": "Ulaanbaatar", "Morocco": "Rabat", "Nepal": "Kathmandu", "Poland": "Warsaw",
+    "Portugal": "Lisbon", "Qatar": "Doha", "Romania": "Bucharest", "Senegal": "Dakar", "Serbia": "Belgrade",
+    "Spain": "Madrid", "Sweden": "Stockholm", "Thailand": "Bangkok", "Tunisia": "Tunis", "Uganda": "Kampala",
+    "Ukraine": "Kyiv", "Uruguay": "Montevideo", "Vietnam": "Hanoi", "Zambia": "Lusaka", "Cuba": "Havana",
+    "Austria": "Vienna", "Belgium": "Brussels", "Bulgaria": "Sofia", "Croatia": "Zagreb", "Denmark": "Copenhagen",
+    "Estonia": "Tallinn", "France": "Paris", "Germany": "Berlin", "Australia": "Canberra", "Brazil": "Brasilia",
+    "Colombia": "Bogota", "Ecuador": "Quito",
+}  # fmt: skip
 _FACT_WORDINGS = (
     "Which city is the capital of {country}, and since when?",
     "I would like to know the capital of {country}.",
     "Tell me the name of the capital of {country}, please.",
+    "Where is the seat of government of {country}, and what else is there?",
+    "Somebody asked me for the capital of {country}. Which one is it?",
 )
 
 
@@ -339,4 +469,6 @@ def _fact(chance: random.Random) -> Question:
             "also where the parliament meets, where most embassies are, and where many of the larger museums stand."
         )
 
-    return Question(text, "other", text, right, told(right), {"fact": told(other), "refusal": REFUSAL})
+    return Question(
+        text, "other", text, f"{country} is {right}.", told(right), {"fact": told(other), "refusal": REFUSAL}
+    )

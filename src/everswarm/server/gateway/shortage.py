@@ -28,13 +28,14 @@ class _Room:
 async def find_shortage(
     endpoints: Sequence[Endpoint], needs: Sequence[tuple[str, int]], *, store: QuotaStore, priority: Priority
 ) -> str | None:
-    """Say why calls of (role, tokens) would not all fit now; None where they do.
+    """Say why calls of (role or model, tokens) would not all fit now; None where they do.
 
-    Each is given to the endpoint of its role that has most left. A role that nobody serves needs nothing here.
+    Each is given to the endpoint that has most left of those that can take it. A role that nobody serves needs nothing
+    here.
     """
     rooms: dict[str, _Room] = {}
     for role, tokens in needs:
-        able = [endpoint for endpoint in endpoints if role in endpoint.roles]
+        able = [endpoint for endpoint in endpoints if role in endpoint.roles or role == endpoint.model]
         limited = [endpoint for endpoint in able if endpoint.quota is not None and endpoint.quota.limits]
         if len(limited) < len(able) or not able:
             continue
@@ -42,12 +43,16 @@ async def find_shortage(
             if (quota := endpoint.quota) is not None and quota.key not in rooms:
                 rooms[quota.key] = await _room(endpoint, store, priority)
         choices = [rooms[endpoint.quota.key] for endpoint in limited if endpoint.quota is not None]
-        room = max(choices, key=lambda room: float("inf") if room.tokens is None else room.tokens)
+        room = max(choices, key=lambda room: (room.holds(tokens), _left(room)))
         if not room.holds(tokens):
             left = f"{room.tokens} tokens" if room.tokens is not None and room.tokens < tokens else "no requests"
             return f"the quota of '{role}' has {left} left, and {tokens} tokens may be needed"
         room.take(tokens)
     return None
+
+
+def _left(room: _Room) -> float:
+    return float("inf") if room.tokens is None else room.tokens
 
 
 async def _room(endpoint: Endpoint, store: QuotaStore, priority: Priority) -> _Room:

@@ -78,6 +78,8 @@ async def _answer_in_events(swarm: Swarm, gateway: Gateway, turn: Turn, send: Se
         await events.fail(error)
     finally:
         events.close()
+        if not events.have_begun:
+            await swarm.forget_thread(turn)
 
 
 class Events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,26 +15,33 @@ from everswarm.server.swarm.run import Ask, Run, text_of
 DECISION_TOKENS = 60
 PROMPT_TOKENS = 400  # around the question
 QUESTION_CHARACTERS = 1200
+SECONDS = 20.0  # of all calls; who answers is not worth a longer wait
 MOST_CALLS = 3  # with a schema, without one where the endpoint has none, and one repair
 
 
 async def decide(run: Run) -> Route:
-    """Return who answers `run`, by the coordinator's word; the rules' choice where it gives none that can be used."""
+    """Return who answers `run`, by the coordinator's word; the rules' choice where there is none that can be used."""
     roles = list(run.gateway.roles)
+    if COORDINATOR not in roles:
+        return run.route
     run.tell("the coordinator decides who answers")
     run.budget = Budget(MOST_CALLS * (PROMPT_TOKENS + QUESTION_CHARACTERS + DECISION_TOKENS))
     messages = _messages(run, roles)
     fields: dict[str, Any] = {"response_format": _format(roles), "temperature": 0}
     try:
-        said = await _asked(run, messages, fields)
-        role = read_decision(said, roles)
-        if role is None:
-            run.trace.steps[-1].detail = f"unusable: {said[:200]}"
-            messages = [*messages, *_repair(said, roles)]
+        async with asyncio.timeout(SECONDS):
             said = await _asked(run, messages, fields)
             role = read_decision(said, roles)
+            if role is None:
+                run.trace.steps[-1].detail = f"unusable: {said[:200]}"
+                messages = [*messages, *_repair(said, roles)]
+                said = await _asked(run, messages, fields)
+                role = read_decision(said, roles)
     except (EverswarmError, OverBudgetError) as error:
         run.trace.note(f"the coordinator could not be asked: {error}")
+        return run.route
+    except TimeoutError:
+        run.trace.note(f"the coordinator did not decide within {SECONDS:.0f} s, so the rules decided")
         return run.route
     finally:
         run.budget = None

@@ -65,13 +65,16 @@ class Run:
 
     async def ask(self, ask: Ask) -> Answered:
         """Return the whole answer of one call; raises what `Gateway.chat` raises, or `OverBudgetError`."""
+        return await self._ask(ask, waits=ask.may_wait and self.best is None)
+
+    async def _ask(self, ask: Ask, *, waits: bool) -> Answered:
         step = self.trace.begin(ask.purpose, ask.role, ask.why)
         payload = self._payload_of(ask)
         taken = self._take(step, payload, ask.answer_tokens or self.answer_tokens)
         payload["max_tokens"] = taken.answer_tokens
         used: int | None = 0
         try:
-            answered = await self.gateway.chat(self._call(ask.role, payload, waits=ask.may_wait and self.best is None))
+            answered = await self.gateway.chat(self._call(ask.role, payload, waits=waits))
             step.answered(answered)
             step.count(answered.response.get("usage"))
             used = 0 if answered.cached else _total(step)
@@ -92,10 +95,11 @@ class Run:
 
         Each is shown to `came` as soon as it is there: the deadline may come before all are.
         """
+        waits = self.best is None  # also for those that begin when one has come already
 
         async def one(number: int, ask: Ask) -> Answered | EverswarmError | OverBudgetError:
             try:
-                answered = await self.ask(ask)
+                answered = await self._ask(ask, waits=waits and ask.may_wait)
             except (EverswarmError, OverBudgetError) as error:
                 return error
             came(number, answered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from everswarm.server.swarm.tools.toolbox import Toolbox
 from everswarm.server.swarm.trace import Traced
 from everswarm.server.swarm.turns import Planner, Turn
 from everswarm.server.threads import append_turns
+from everswarm.server.threads.service import delete_thread
 from everswarm.settings import Settings
 
 ROUTER_FILE = "router.json"  # in the home: what was learnt from logged outcomes
@@ -65,7 +67,7 @@ class Swarm:
         await self.servers.close()
 
     async def begin(self, chat: Chat, *, asker: Asker, wishes: Wishes, priority: Priority) -> Turn:
-        """Return `chat` with the decision who answers it. Only a long thread asks a model here.
+        """Return `chat` with the decision who answers it. No model is asked yet.
 
         Args:
             chat: what was asked.
@@ -96,8 +98,7 @@ class Swarm:
             recording.on_end = partial(emit, self._tracer, run.trace, interaction_id=recording.id)
         turn = Turn(run, recording, chat.wants_usage, question=run.question)
         if wishes.thread is not None:
-            turn.thread = await self._planner.open_thread(run, wishes.thread)
-            recording.messages = run.call.payload["messages"]
+            await self._planner.open_thread(turn, wishes.thread)
         return turn
 
     async def answer(self, turn: Turn) -> Answered:
@@ -135,6 +136,12 @@ class Swarm:
         chunks = self._recorded(answered, turn, turn.recording)
         return AnsweredStream(answered.endpoint, answered.model, answered.role, chunks, answered.cached)
 
+    async def forget_thread(self, turn: Turn) -> None:
+        """Delete the thread that `turn` began, if its id was told to nobody and nothing was said in it."""
+        if turn.begins_thread and turn.thread is not None:
+            with contextlib.suppress(EverswarmError):  # a full disk, or it is gone: what went wrong before is told
+                await run_in_threadpool(delete_thread, self._database, turn.thread.thread_id, user=turn.run.call.user)
+
     async def answer_batched(self, request: ChatRequest, *, user: str) -> dict[str, Any]:
         """Return the `chat.completion` for one request of a batch of `user`; raises what `Gateway.chat` raises.
 
@@ -164,6 +171,10 @@ class Swarm:
             await self._planner.decide(run)
         if run.route.lookups:
             await self._planner.find_documents(run)
+        if turn.thread is not None:
+            await self._planner.go_on(run, turn.thread)
+            if turn.recording is not None:
+                turn.recording.messages = run.call.payload["messages"]
         reply = await answer_by_strategy(run, deadline_seconds=self._deadline_seconds)
         if isinstance(reply, Answered):
             response = dict(reply.response)
@@ -177,7 +188,7 @@ class Swarm:
     async def _recorded(
         self, answered: AnsweredStream, turn: Turn, recording: Recording
     ) -> AsyncGenerator[list[Chunk], None]:
-        """Yield what the reader asked for; however the stream ends, the interaction is stored, before its end if can be."""
+        """Yield what the reader asked for; however it ends, the interaction is stored, before the end if can be."""
         several = turn.run.trace.model_calls > 1
         try:
             async for together in answered.chunks:
@@ -204,6 +215,10 @@ class Swarm:
     async def _keep_in_thread(self, turn: Turn) -> None:
         if turn.thread is None or turn.recording is None:
             return
+        if not turn.recording.text:  # it calls the client's tools: what comes of it is sent again, with the question
+            if turn.thread.is_new:
+                turn.thread = None  # nothing is stored, so no id is told
+            return
         await run_in_threadpool(
             append_turns,
             self._database,
@@ -212,6 +227,7 @@ class Swarm:
             question=turn.question,
             answer=turn.recording.text,
             interaction_id=turn.recording.id,
+            is_new=turn.thread.is_new,
         )
 
 

@@ -50,7 +50,7 @@ def emit(tracer: Tracer, traced: Traced, *, interaction_id: str) -> None:
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.provider.name": SYSTEM,
             "gen_ai.agent.name": SYSTEM,
-            "gen_ai.conversation.id": interaction_id,
+            "gen_ai.response.id": interaction_id,
             "gen_ai.usage.input_tokens": traced.prompt_tokens,
             "gen_ai.usage.output_tokens": traced.completion_tokens,
             "everswarm.kind": traced.kind,

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
 
-from everswarm.errors import BadRequestError, EverswarmError
+from everswarm.errors import BadRequestError, EverswarmError, NotFoundError
 from everswarm.llm.protocol import Payload
 from everswarm.server.database import Database
 from everswarm.server.documents import has_documents
@@ -18,14 +18,17 @@ from everswarm.server.swarm.budget import OverBudgetError
 from everswarm.server.swarm.classifier import Classifier
 from everswarm.server.swarm.decision import decide
 from everswarm.server.swarm.kinds import StrategyName
-from everswarm.server.swarm.recording import Asker, Recording
+from everswarm.server.swarm.recording import Recording
 from everswarm.server.swarm.requests import Wishes
 from everswarm.server.swarm.routing import PRIMARY, SWARM, Route, route
 from everswarm.server.swarm.run import Ask, Run, text_of
 from everswarm.server.swarm.signals import read_signals
+from everswarm.server.swarm.strategies.tools import RESULT_TOKENS, STEP_TOKENS
+from everswarm.server.swarm.tools.tool import Tool
 from everswarm.server.swarm.tools.toolbox import Toolbox
 from everswarm.server.swarm.trace import Traced
-from everswarm.server.threads import History, compact, keep_summary, open_thread, summary_request, summary_tokens
+from everswarm.server.threads import NEW, History, compact, keep_summary, open_thread, summary_request, summary_tokens
+from everswarm.server.threads.service import create_thread
 from everswarm.settings import RoleSettings, SwarmSettings
 
 HALF_OF_THE_QUOTA = 0.5  # must be left before the coordinator is asked
@@ -41,6 +44,7 @@ class Turn:
     wants_usage: bool = False
     thread: History | None = None
     question: str = ""
+    begins_thread: bool = False  # one that is stored already, because its id is told before the answer is there
 
     @property
     def call(self) -> Call:
@@ -66,16 +70,17 @@ class Planner:
         self._gateway, self._database, self._toolbox = gateway, database, toolbox
         self._roles, self._settings = dict(roles), settings
         self._good_at = {name: role.good_at for name, role in roles.items()}
-        self._models_differ = False
 
     def plan(self, call: Call, wishes: Wishes, *, streams: bool) -> Run:
         """Return the run of `call`, by rules and without a token. Nothing is sent yet.
 
         Raises:
             BadRequestError: the strategy that was asked for cannot give what the request asks for.
+            NotFoundError: the role that was asked for has no endpoint.
         """
         payload = call.payload
         model = payload.get("model", SWARM)
+        self._check_served(model)
         signals = read_signals(payload["messages"]) if model == SWARM else None
         if signals is None:
             chosen = Route("other", model, "single", f"asked for as '{model}'", True)
@@ -98,7 +103,7 @@ class Planner:
             tool_steps=self._settings.tool_steps,
         )
         if signals is not None and not _is_one_call(payload):
-            self._choose_tools(run, signals, payload)
+            self._choose_tools(run, signals, is_wished=wishes.strategy is not None)
         return run
 
     async def decide(self, run: Run) -> None:
@@ -108,9 +113,12 @@ class Planner:
         models = {self._gateway.models_of(role) for role in self._gateway.roles}
         if len(models) < 2 or self._gateway.left_share(self._gateway.roles) < HALF_OF_THE_QUOTA:
             return
+        ruled = run.route.role
         run.route = await decide(run)
         run.trace.reason = run.route.reason
         run.call = replace(run.call, targets=self._targets(run.route.role))
+        if run.tools and run.route.role != ruled:  # whose allow-list is another
+            run.tools = self._wanted_tools(run)
 
     async def find_documents(self, run: Run) -> None:
         """Leave the documents out where the user has none."""
@@ -121,19 +129,31 @@ class Planner:
             run.route = run.route._replace(lookups=lookups)
             run.trace.note("there are no documents of yours to search")
 
-    async def open_thread(self, run: Run, thread_id: str) -> History:
-        """Put what was said before in front of the request, made short where it is too long for the model.
+    async def open_thread(self, turn: Turn, thread_id: str) -> None:
+        """Give the turn what was said before in a thread.
+
+        A new one of a stream is stored at once: whoever reads its id and stops the answer goes on with it.
 
         Raises:
             NotFoundError: there is no such thread of this user.
+            TooLargeError: it takes no more turns, or this user no more threads.
+        """
+        user, turn.begins_thread = turn.run.call.user, thread_id == NEW and turn.run.streams
+        if turn.begins_thread:
+            thread_id = (await run_in_threadpool(create_thread, self._database, user=user, title=None)).id
+        turn.thread = await run_in_threadpool(open_thread, self._database, user=user, thread_id=thread_id)
+
+    async def go_on(self, run: Run, history: History) -> None:
+        """Put what was said before in front of the request, made short where it is too long for the model.
+
+        Raises:
             BadRequestError: the new message alone is too long.
         """
-        history = await run_in_threadpool(open_thread, self._database, user=run.call.user, thread_id=thread_id)
         payload = run.call.payload
         role = self._roles.get(run.route.role)
         context_tokens = role.context_tokens if role else RoleSettings().context_tokens
-        budget_tokens = max(256, context_tokens - min(run.answer_tokens, context_tokens // 2))
-
+        budget_tokens = context_tokens - min(run.answer_tokens, context_tokens // 2)
+        budget_tokens = max(256, budget_tokens - min(_added_tokens(run, role), budget_tokens // 2))
         length = summary_tokens(budget_tokens)
 
         async def summarise(turns: Sequence[dict[str, Any]], summary: str | None) -> str | None:
@@ -164,7 +184,6 @@ class Planner:
                 upto=compacted.upto,
             )
         run.call = replace(run.call, payload={**payload, "messages": compacted.messages})
-        return history
 
     def _route(self, signals: Any, payload: Payload, *, tools_wanted: bool = False) -> Route:
         return route(
@@ -178,16 +197,33 @@ class Planner:
             classifier=self.classifier,
         )
 
-    def _choose_tools(self, run: Run, signals: Any, payload: Payload) -> None:
+    def _choose_tools(self, run: Run, signals: Any, *, is_wished: bool) -> None:
         """Give the run those tools of servers that its question seems to want, from its role's allow-list."""
+        wanted = self._wanted_tools(run)
+        if wanted and run.route.kind == "other":
+            found = self._route(signals, run.call.payload, tools_wanted=True)._replace(role=run.route.role)
+            if is_wished:
+                found = found._replace(strategy=run.route.strategy, reason=run.route.reason)
+            run.route = found
+            run.trace.kind, run.trace.reason = found.kind, found.reason
+        if wanted and run.route.strategy != "single":
+            run.trace.note(f"no tools were offered: {run.route.strategy} uses none")
+            return
+        run.tools = wanted
+
+    def _wanted_tools(self, run: Run) -> dict[str, Tool]:
         role = self._roles.get(run.route.role)
         allowed = self._toolbox.allowed(role.tools if role else ())
-        wanted = self._toolbox.wanted(run.question, allowed)
-        if wanted:
-            run.tools = {tool.name: tool for tool in wanted}
-            if run.route.kind == "other":
-                run.route = self._route(signals, payload, tools_wanted=True)._replace(role=run.route.role)
-                run.trace.kind, run.trace.reason = run.route.kind, run.route.reason
+        return {tool.name: tool for tool in self._toolbox.wanted(run.question, allowed)}
+
+    def _check_served(self, model: str) -> None:
+        """Raise where `model` is a role of the settings that nothing serves."""
+        if model in self._roles and model not in self._gateway.roles and self._gateway.models():
+            names = ", ".join(self._gateway.roles) or "none"
+            raise NotFoundError(
+                f"The role '{model}' has no endpoint. Add it to `roles` of one of the [[endpoints]], or set `endpoint` "
+                f"in [roles.{model}], and start the server again. Roles that have one: {names}."
+            )
 
     def _wished(self, chosen: Route, strategy: StrategyName, payload: Payload) -> Route:
         if strategy != "single" and _is_one_call(payload):
@@ -215,6 +251,13 @@ def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
                 return "\n".join(str(part.get("text", "")) for part in content if part.get("type") == "text")
             return content or ""
     return ""
+
+
+def _added_tokens(run: Run, role: RoleSettings | None) -> int:
+    """Return how many tokens come into the prompt later: what the role says, what is found in documents."""
+    said = [{"role": "system", "content": role.system_prompt}] if role and role.system_prompt else []
+    found_tokens = RESULT_TOKENS + STEP_TOKENS if "documents" in run.route.lookups else 0
+    return found_tokens + (estimate_prompt_tokens({"messages": said}) if said else 0)
 
 
 def _is_one_call(payload: Payload) -> bool:

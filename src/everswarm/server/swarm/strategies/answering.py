@@ -8,8 +8,8 @@ from everswarm.errors import EverswarmError, UnavailableError
 from everswarm.server.gateway import Answered
 from everswarm.server.swarm.budget import Budget, OverBudgetError
 from everswarm.server.swarm.run import Reply, Run
-from everswarm.server.swarm.strategies.tools import look_up
 from everswarm.server.swarm.strategies.table import STRATEGIES, WITH_TOOLS, Strategy, worst_case_tokens
+from everswarm.server.swarm.strategies.tools import look_up
 
 
 async def answer(run: Run, *, deadline_seconds: float) -> Reply:

@@ -26,16 +26,16 @@ CHECK_PROMPT_TOKENS = 700  # around the question: what `self_check_messages` add
 
 async def cascade(run: Run) -> Reply:
     """Return the first answer if it passes its checks, else the second model's."""
-    role = run.route.role
-    run.best = first = await run.ask(Ask(role, "answer", run.route.reason))
+    run.best = first = await run.ask(Ask(run.route.role, "answer", run.route.reason))
     verdict = _free_verdict(run, first)
-    second = run.other_role(role)
+    second = run.other_role(first.role or run.route.role)  # another may have answered in its place
     if second is None:
         if verdict.passed is False:
             run.trace.note("nobody of another model is there to ask")
         return first
     if verdict.passed is None:
-        verdict = await _checked_by_a_model(run, first, checker=second)
+        with run.keep(run.size(second).total):  # a check that leaves no room for what follows from it is of no use
+            verdict = await _checked_by_a_model(run, first, checker=second)
     if verdict.passed is not False:
         return first
     run.tell(f"the {second} answers: {verdict.detail}")

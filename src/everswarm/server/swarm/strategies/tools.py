@@ -7,25 +7,32 @@ prompt, nor which tools there are depends on it. All three are settled before th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from everswarm.errors import BadRequestError, UnavailableError
 from everswarm.identifiers import new_id
-from everswarm.server.gateway import Answered
+from everswarm.llm.protocol import Chunk
+from everswarm.server.gateway import Answered, AnsweredStream
 from everswarm.server.gateway.prompt_size import estimate_prompt_tokens
 from everswarm.server.swarm.budget import OverBudgetError, Planned
 from everswarm.server.swarm.roles import with_system
 from everswarm.server.swarm.run import Ask, Reply, Run
 from everswarm.server.swarm.strategies.writing import with_appendix
-from everswarm.server.swarm.tools.fence import explain, fence, new_nonce
+from everswarm.server.swarm.tools.fence import clean_values, explain, fence, new_nonce
 from everswarm.server.swarm.tools.tool import Tool
 from everswarm.server.swarm.tools.toolbox import ToolResult
 
 CALLS_A_STEP = 4  # more are answered with 'not run'
 RESULT_TOKENS = 2000  # of all calls and results of one answer, by the estimate
-STEP_TOKENS = 200  # of the explanation, ids and fences
+CALL_TOKENS = 200  # of a call's name and id, and the fence around its result
+STEP_TOKENS = 200 + CALLS_A_STEP * CALL_TOKENS  # of the explanation, and of the calls that go beyond RESULT_TOKENS
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+ONLY_CALLS = "The model called tools until its steps were used up, and gave no answer. Ask again, or in other words."
 Message = Mapping[str, Any]
 
 
@@ -53,36 +60,53 @@ async def with_tools(run: Run) -> Reply:
     messages: list[Message] = with_system(run.messages, explain(nonce))
     definitions = [definition(tool) for tool in run.tools.values()]
     asked_before: set[str] = set()
+    last_tokens = _step_tokens(run) + run.answer_tokens  # of the call that answers without tools
     for number in range(run.tool_steps):
         choice = "required" if number == 0 and run.route.kind == "tools" and run.route.is_sure else "auto"
         fields = {"tools": definitions, "tool_choice": choice}
         try:
-            answered = await run.ask(Ask(run.route.role, "answer", run.route.reason, messages=messages, fields=fields))
+            with run.keep(last_tokens):
+                ask = Ask(run.route.role, "answer", run.route.reason, messages=messages, fields=fields)
+                answered = await run.ask(ask)
         except OverBudgetError:
             run.trace.note("no more tools: the tokens for this answer are nearly used up")
             break
+        except BadRequestError as error:
+            if number:
+                raise
+            run.trace.note(f"a model was asked without tools, because it refused them: {error}")
+            return await run.finish(run.route.role, why=run.route.reason)
         calls = read_calls(answered)
         if not calls:
-            return answered
-        repeated = {_said(call) for call in calls} & asked_before
-        asked_before |= {_said(call) for call in calls}
+            return _words_only(answered)
+        made = {_said(call) for call in calls[:CALLS_A_STEP]}
+        repeated = made & asked_before
+        asked_before |= made
         messages = [*messages, *await _called(run, calls, nonce, room)]
         if repeated:
             run.trace.note("no more tools: the model asked for the same again")
             break
+        if room.left_tokens <= 0:
+            run.trace.note(f"no more tools: {RESULT_TOKENS} tokens of calls and results are the limit")
+            break
     else:
         run.trace.note(f"no more tools: {run.tool_steps} steps are the limit")
     fields = {"tools": definitions, "tool_choice": "none"}
-    return await run.finish(run.route.role, why="with what the tools gave", messages=messages, fields=fields)
+    reply = await run.finish(run.route.role, why="with what the tools gave", messages=messages, fields=fields)
+    return _words_only(reply)
 
 
 def worst_case(run: Run) -> Sequence[Planned]:
     """Every step reads the question, the tools and all results again; answers have twice the length of one, in all."""
-    role = run.route.role
-    size = run.size(role)
+    role, step = run.route.role, _step_tokens(run)
+    last = Planned(role, step + run.answer_tokens)
+    return [Planned(role, step + run.answer_tokens), *[Planned(role, step)] * (run.tool_steps - 1), last]
+
+
+def _step_tokens(run: Run) -> int:
     definitions = [definition(tool) for tool in run.tools.values()]
-    step = size.prompt_tokens + estimate_prompt_tokens({"tools": definitions}) + RESULT_TOKENS + STEP_TOKENS
-    return [Planned(role, (run.tool_steps + 1) * step + 2 * size.answer_tokens)]
+    tokens = run.size(run.route.role).prompt_tokens + estimate_prompt_tokens({"tools": definitions})
+    return tokens + RESULT_TOKENS + STEP_TOKENS
 
 
 def definition(tool: Tool) -> dict[str, Any]:
@@ -100,7 +124,10 @@ def read_calls(answered: Answered) -> list[tuple[str, str, str]]:
         if isinstance(function, Mapping) and isinstance(function.get("name"), str):
             arguments = function.get("arguments")
             text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            calls.append((str(call.get("id") or f"call_{new_id()}"), function["name"], text or "{}"))
+            identifier = str(call.get("id") or "")
+            if not _ID.fullmatch(identifier):
+                identifier = f"call_{new_id()}"
+            calls.append((identifier, function["name"], text or "{}"))
     return calls
 
 
@@ -109,6 +136,10 @@ class _Room:
 
     def __init__(self) -> None:
         self.left_tokens = RESULT_TOKENS
+
+    def take(self, tokens: int) -> None:
+        """Take room for what cannot be cut."""
+        self.left_tokens -= tokens
 
     def cut(self, text: str) -> str:
         """Return so much of `text` as fits, and take the room."""
@@ -123,12 +154,13 @@ class _Room:
 async def _called(run: Run, calls: list[tuple[str, str, str]], nonce: str, room: _Room) -> list[Message]:
     """Return the model's turn with its calls, and a turn for the result of each."""
     made = calls[:CALLS_A_STEP]
-    run.tell("using " + ", ".join(dict.fromkeys(name for _, name, _ in made)))
+    run.tell("using " + ", ".join(dict.fromkeys(_plain_name(name) for _, name, _ in made)))
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_result(run, run.tools, name, arguments)) for _, name, arguments in made]
     results = [task.result() for task in tasks]
+    room.take(CALL_TOKENS * len(made))
     said = [
-        {"id": identifier, "type": "function", "function": {"name": name[:64], "arguments": room.cut(arguments)}}
+        {"id": identifier, "type": "function", "function": _said_again(name, arguments, room)}
         for identifier, name, arguments in made
     ]
     turns: list[Message] = [{"role": "assistant", "content": "", "tool_calls": said}]
@@ -147,11 +179,73 @@ async def _result(run: Run, allowed: Mapping[str, Tool], name: str, arguments: o
     if run.toolbox is None:
         raise AssertionError("a run with tools has a toolbox")
     step = run.trace.begin("tool")
-    step.tool = name[:64]
+    step.tool = _plain_name(name)
     result = await run.toolbox.call(allowed, name, arguments, user=run.call.user)
     step.arguments = dict(result.arguments)
     step.end(result.outcome, result.text)
     return result
+
+
+def _said_again(name: str, arguments: str, room: _Room) -> dict[str, str]:
+    """Return a call as its model reads it again: clean as what tools say, and JSON, or endpoints would refuse all."""
+    text = "{}"
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(arguments, parse_constant=_no_number)
+        text = json.dumps(clean_values(value), ensure_ascii=False) if isinstance(value, dict) else text
+    if (tokens := _tokens(text)) > room.left_tokens // 2:  # what results need more
+        return {"name": _plain_name(name), "arguments": "{}"}
+    room.take(tokens)
+    return {"name": _plain_name(name), "arguments": text}
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name[:64]) or "_"
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(text)  # NaN and Infinity are Python's, not JSON's
+
+
+def _words_only(reply: Reply) -> Reply:
+    """Return an answer without calls, which would be of our tools and for nobody who reads it.
+
+    Raises:
+        UnavailableError: nothing else is in it; a stream says so at its end.
+    """
+    if isinstance(reply, AnsweredStream):
+        return replace(reply, chunks=_pieces_of_words(reply.chunks))
+    choices = reply.response.get("choices") or [{}]
+    message = choices[0].get("message") or {}
+    if not message.get("tool_calls"):
+        return reply
+    words = {name: value for name, value in message.items() if name != "tool_calls"}
+    if not words.get("content"):
+        raise UnavailableError(ONLY_CALLS)
+    choice = {**choices[0], "message": words, "finish_reason": "stop"}
+    return replace(reply, response={**reply.response, "choices": [choice]})
+
+
+async def _pieces_of_words(chunks: AsyncGenerator[list[Chunk], None]) -> AsyncGenerator[list[Chunk], None]:
+    has_words = has_calls = False
+    async with contextlib.aclosing(chunks):
+        async for together in chunks:
+            for chunk in together:
+                for choice in chunk.get("choices") or ():
+                    delta = choice.get("delta") or {}
+                    has_words |= bool(delta.get("content"))
+                    has_calls |= bool(delta.get("tool_calls"))
+            yield [_without_calls(chunk) for chunk in together] if has_calls else together
+    if has_calls and not has_words:
+        raise UnavailableError(ONLY_CALLS)
+
+
+def _without_calls(chunk: Chunk) -> Chunk:
+    choices = []
+    for choice in chunk.get("choices") or ():
+        delta = {name: value for name, value in (choice.get("delta") or {}).items() if name != "tool_calls"}
+        ended = "stop" if choice.get("finish_reason") == "tool_calls" else choice.get("finish_reason")
+        choices.append({**choice, "delta": delta, "finish_reason": ended})
+    return {**chunk, "choices": choices}
 
 
 def _said(call: tuple[str, str, str]) -> str:

@@ -24,12 +24,17 @@ def written_from(run: Run, task: str, texts: Sequence[tuple[str, str]]) -> list[
 
 
 def with_appendix(messages: Sequence[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:
-    """Return `messages` with `text` at the end of the last one, the user's."""
-    *before, last = messages
+    """Return `messages` with `text` at the end of the user's last one, never in a system prompt, whatever is last."""
+    at = max((number for number, message in enumerate(messages) if message.get("role") == "user"), default=None)
+    if at is None:
+        return [*messages, {"role": "user", "content": text}]
+    last = messages[at]
     content = last.get("content")
     if isinstance(content, list):
-        return [*before, {**last, "content": [*content, {"type": "text", "text": text}]}]
-    return [*before, {**last, "content": f"{content or ''}\n\n{text}"}]
+        longer: Any = [*content, {"type": "text", "text": text}]
+    else:
+        longer = f"{content or ''}\n\n{text}"
+    return [*messages[:at], {**last, "content": longer}, *messages[at + 1 :]]
 
 
 def draft_tokens(answer_tokens: int) -> int:
