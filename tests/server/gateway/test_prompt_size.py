@@ -46,7 +46,9 @@ def count():
     """The tokens that the model really gets."""
     folder = student_weights(EMBEDDED_MODEL, load_settings().models_dir).folder  # made once, and kept
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    around = 5  # of the template: start, role, line end; end, line end
+    around = (
+        5 + 21 + 3
+    )  # of the template: start, role, line end, end, line end; a system prompt of its own; the answer's start
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids) + around
 
 
@@ -64,6 +66,13 @@ def test_estimate_of_english_is_not_far_over_the_truth(count):
         for at in range(0, len(ENGLISH) - size + 1, 23):
             piece = ENGLISH[at : at + size]
             assert estimate_prompt_tokens(ask(piece)) <= 2.5 * count(piece), piece
+
+
+def test_system_prompt_that_templates_add_counts_where_a_request_has_none():
+    question = {"role": "user", "content": "Describe the sea in one sentence."}
+    system = {"role": "system", "content": ""}
+    assert estimate_prompt_tokens({"messages": [question]}) >= 37  # what SmolLM2's template makes of it
+    assert estimate_prompt_tokens({"messages": [system, question]}) < estimate_prompt_tokens({"messages": [question]})
 
 
 def test_tools_schema_and_tool_calls_count():

@@ -477,7 +477,6 @@ async def test_answer_that_obeys_a_document_does_not_reach_who_is_asked_next(mak
         assert inside(sent.messages[1]["content"])[0].strip() == ASK_DOCUMENTS
 
 
-@pytest.mark.xfail(strict=True, reason="the coordinator plans the parts with the documents before its eyes")
 async def test_document_does_not_plan_the_parts_and_so_not_who_answers(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab()
     add(lab, f"What the lab notes say about the reactor. {ATTEMPTS['other role']}")

@@ -32,6 +32,11 @@ from everswarm.settings import RoleSettings, SwarmSettings
 PROBLEM = "Anna has 3 boxes with 4 pens in each and loses 2 of the pens. How many pens has she now?"
 RIGHT = "Anna has 3 * 4 = 12 pens, and 12 - 2 = 10 remain. The answer is 10."
 WRONG = "Anna has 3 * 4 = 13 pens, and 13 - 2 = 11 remain. The answer is 11."
+CONVERSATION = [  # long enough for a check to be cheaper than a second answer
+    {"role": "user", "content": "I have some questions. " + "They are for a lesson at school. " * 10},
+    {"role": "assistant", "content": "With pleasure. " + "Tell me what you want to know. " * 10},
+    {"role": "user", "content": PROBLEM},
+]
 ROLES = {"specialist": RoleSettings(good_at=[]), "coordinator": RoleSettings(good_at=[])}
 DOWN = UnavailableError("it is down")
 SPENT = QuotaSpentError("spent", retry_after_seconds=3600)
@@ -82,7 +87,7 @@ async def reservations(swarm: FakeSwarm) -> tuple[int, int]:
 
 async def test_cascade_gives_the_first_answer_where_the_second_model_says_yes(open_swarm: Open) -> None:
     second = model("b", "Yes.")
-    asked = await open_swarm({"primary": model("a", RIGHT), "specialist": second}).ask(PROBLEM, "cascade")
+    asked = await open_swarm({"primary": model("a", RIGHT), "specialist": second}).ask(CONVERSATION, "cascade")
     assert asked.text == RIGHT
     assert steps(asked.trace) == [("answer", "primary", "done"), ("check", "specialist", "done")]
     assert asked.trace.role == "primary"
@@ -94,11 +99,19 @@ async def test_cascade_asks_the_second_model_where_it_says_no_and_does_not_show_
     open_swarm: Open,
 ) -> None:
     second = model("b", "No", "It is 10.")
-    asked = await open_swarm({"primary": model("a", RIGHT), "specialist": second}).ask(PROBLEM, "cascade")
+    asked = await open_swarm({"primary": model("a", RIGHT), "specialist": second}).ask(CONVERSATION, "cascade")
     assert asked.text == "It is 10."
     assert [step[0] for step in steps(asked.trace)] == ["answer", "check", "escalation"]
     assert asked.trace.role == "specialist"
-    assert second.calls[1]["messages"] == [{"role": "user", "content": PROBLEM}]
+    assert second.calls[1]["messages"] == CONVERSATION
+
+
+async def test_cascade_asks_for_a_second_answer_where_a_check_would_cost_nearly_as_much(open_swarm: Open) -> None:
+    second = model("b", "It is 10.")
+    asked = await open_swarm({"primary": model("a", RIGHT), "specialist": second}).ask(PROBLEM, "cascade")
+    assert asked.text == "It is 10."
+    assert [step[0] for step in steps(asked.trace)] == ["answer", "escalation"]
+    assert asked.trace.steps[-1].why == "cost: a check would cost nearly as much as another answer"
 
 
 async def test_cascade_asks_no_model_for_what_a_free_check_refutes(open_swarm: Open) -> None:
@@ -116,7 +129,7 @@ async def test_cascade_asks_no_model_for_what_a_free_check_refutes(open_swarm: O
 @pytest.mark.parametrize("said", ["It depends.", "", DOWN, BadRequestError("no"), SPENT])
 async def test_cascade_keeps_the_first_answer_where_the_check_says_nothing(open_swarm: Open, said: Told) -> None:
     swarm = open_swarm({"primary": model("a", RIGHT), "specialist": model("b", said)})
-    asked = await swarm.ask(PROBLEM, "cascade")
+    asked = await swarm.ask(CONVERSATION, "cascade")
     assert asked.text == RIGHT
     assert [step[0] for step in steps(asked.trace)] == ["answer", "check"]
 
@@ -155,7 +168,7 @@ async def never_short(*_all: object, **_more: object) -> None:
 
 async def test_cascade_does_not_have_a_model_check_itself_when_it_answered_for_another(open_swarm: Open) -> None:
     swarm = open_swarm({"primary": model("a", DOWN), "specialist": model("b", RIGHT), "coordinator": model("c", "Yes")})
-    asked = await swarm.ask(PROBLEM, "cascade")
+    asked = await swarm.ask(CONVERSATION, "cascade")
     assert asked.text == RIGHT
     assert asked.trace.role == "specialist"
     assert steps(asked.trace)[1] == ("check", "coordinator", "done")
@@ -165,7 +178,7 @@ async def test_check_is_asked_without_what_the_request_wants_of_its_answer(open_
     roles = {**ROLES, "specialist": RoleSettings(good_at=[], system_prompt="Speak like a pirate.", top_p=0.5)}
     second = model("b", "Yes")
     swarm = open_swarm({"primary": model("a", '{"pens": 10}'), "specialist": second}, roles=roles)
-    await swarm.ask(PROBLEM, "cascade", response_format={"type": "json_object"}, stop=["e"], logit_bias={"1": 5})
+    await swarm.ask(CONVERSATION, "cascade", response_format={"type": "json_object"}, stop=["e"], logit_bias={"1": 5})
     assert set(second.calls[0]) == {"messages", "temperature", "max_tokens", "model"}
     assert "pirate" not in str(second.calls[0])
 

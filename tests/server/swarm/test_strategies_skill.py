@@ -192,16 +192,16 @@ async def test_within_a_conversation_cascade_reaches_the_skilled_model_at_less_t
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("subject", "times"), [("mathematics", 2.5), ("code", 2.7), ("other", 2.9)])
-async def test_cascade_of_a_short_question_alone_costs_more_than_twice(
-    open_swarm: Open, subject: Subject, times: float, seed: int
+@pytest.mark.parametrize("subject", SUBJECTS)
+async def test_cascade_of_a_short_question_alone_reaches_the_skilled_model_at_less_than_twice_its_tokens(
+    open_swarm: Open, subject: Subject, seed: int
 ) -> None:
-    """A check reads question and answer again: where nothing stands before them, that is nearly one more answer."""
+    """A check reads question and answer again: where nothing stands before them, another answer is as cheap."""
     swarm, questions = weak_and_skilled(open_swarm, subject, seed)
-    weak, skilled = [await measure(swarm, model=role, questions=questions) for role in ("primary", "specialist")]
+    skilled = await measure(swarm, model="specialist", questions=questions)
     cascade = await measure(swarm, "cascade", questions=questions)
     assert cascade.accuracy >= skilled.accuracy - TOLERANCE
-    assert 2 < cascade.tokens / min(weak.tokens, skilled.tokens) < times
+    assert cascade.tokens < 2 * skilled.tokens
 
 
 def weak_and_skilled(open_swarm: Open, subject: Subject, seed: int) -> tuple[FakeSwarm, list[Question]]:
@@ -218,7 +218,7 @@ def weak_and_skilled(open_swarm: Open, subject: Subject, seed: int) -> tuple[Fak
 
 async def test_free_checks_spare_the_question_to_a_model(open_swarm: Open) -> None:
     models = {"primary": coding(), "specialist": calculating()}
-    cascade = await measure(open_swarm(models, roles=NOBODY_IS_GOOD), "cascade")
+    cascade = await measure(open_swarm(models, roles=NOBODY_IS_GOOD), "cascade", earlier=EARLIER)
     for question, one in cascade.asked:
         first = models["primary"].answer(question)
         is_seen_free = any(first == question.wrong.get(kind) for kind in ("equation", "unparsable", "refusal"))
@@ -228,8 +228,8 @@ async def test_free_checks_spare_the_question_to_a_model(open_swarm: Open) -> No
 
 async def test_a_checker_that_always_says_yes_makes_nothing_worse(open_swarm: Open) -> None:
     swarm = open_swarm({"primary": calculating(), "specialist": confident()}, roles=NOBODY_IS_GOOD)
-    first = await measure(swarm, model="primary")
-    cascade = await measure(swarm, "cascade")
+    first = await measure(swarm, model="primary", earlier=EARLIER)
+    cascade = await measure(swarm, "cascade", earlier=EARLIER)
     assert cascade.accuracy >= first.accuracy
 
 

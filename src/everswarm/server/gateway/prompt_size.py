@@ -18,6 +18,7 @@ FOREIGN_LETTER = 0.2  # more for each letter of a language that is not English: 
 LETTERS_NEAR = 16
 MESSAGE_TOKENS = 8  # around each message, in any template
 REQUEST_TOKENS = 8
+OWN_SYSTEM_TOKENS = 24  # of the system prompt that many templates add where a request has none
 TOOLS_TOKENS = 150  # how templates explain to the model that it has tools
 ATTACHMENT_TOKENS = 1024  # a picture or a sound
 
@@ -35,6 +36,8 @@ def estimate_prompt_tokens(payload: Mapping[str, Any]) -> int:
     texts: list[bytes] = []
     tokens = REQUEST_TOKENS
     messages = payload.get("messages")
+    if not _begins_with_system(messages):
+        tokens += OWN_SYSTEM_TOKENS
     for message in messages if isinstance(messages, list) else ():
         tokens += MESSAGE_TOKENS
         if isinstance(message, Mapping):
@@ -44,6 +47,11 @@ def estimate_prompt_tokens(payload: Mapping[str, Any]) -> int:
             texts.append(_encoded(value))
             tokens += 0 if name == "response_format" else TOOLS_TOKENS
     return tokens + _tokens_of(b"".join(texts))
+
+
+def _begins_with_system(messages: object) -> bool:
+    first = messages[0] if isinstance(messages, list) and messages else None
+    return isinstance(first, Mapping) and first.get("role") in ("system", "developer")
 
 
 def _read_message(message: Mapping[str, Any], texts: list[bytes]) -> int:

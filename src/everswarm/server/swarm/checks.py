@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from everswarm.llm.control_tokens import clean
 from everswarm.server.swarm.comparing import agree, comparable, read_choices, refuses, wants_json
 from everswarm.server.swarm.kinds import Kind
 from everswarm.server.swarm.tools.calculator import find_equations, read_sum, worked_out
@@ -321,7 +322,7 @@ def _both_sides(text: str) -> str:
 
 def _fenced(text: str) -> str:
     """Return `text` between two lines that it cannot contain."""
-    return f"{_FENCE}\n{re.sub('={5,}', '====', text)}\n{_FENCE}"
+    return f"{_FENCE}\n{re.sub('={5,}', '====', clean(text))}\n{_FENCE}"
 
 
 def _quote(text: str) -> str:

@@ -217,8 +217,12 @@ class Run:
             self.budget.settle(taken, used_tokens)
 
     def _call(self, role: str, payload: Payload, *, waits: bool) -> Call:
-        """Return the call. Only who has nothing to give yet waits for a quota, or takes any role's answer."""
-        targets = list(dict.fromkeys([role, *self.call.targets])) if waits else [role]
+        """Return the call. Only who has nothing to give yet waits for a quota, or takes any role's answer.
+
+        One with our tools goes to its role alone: they are that role's.
+        """
+        is_open = waits and not (self.tools and payload.get("tools"))
+        targets = list(dict.fromkeys([role, *self.call.targets])) if is_open else [role]
         self.current = replace(
             self.call,
             payload=payload,

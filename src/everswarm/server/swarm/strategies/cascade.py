@@ -1,7 +1,9 @@
 """Answer, check cheaply, and ask a second model once where the check fails.
 
 After AutoMix (arXiv 2310.12963) and FrugalGPT (arXiv 2305.05176); free checks come first, because a check by a model
-costs the prompt once more. The second model does not see the first answer: models of one size tend to agree with it.
+costs the prompt once more. Where it would cost nearly as much as the second answer, that is asked for instead: so a
+cascade costs less than twice a single answer on average. The second model does not see the first answer: models of one
+size tend to agree with it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 
 from everswarm.errors import EverswarmError
 from everswarm.server.gateway import Answered
+from everswarm.server.gateway.prompt_size import estimate_prompt_tokens
 from everswarm.server.swarm.budget import OverBudgetError, Planned
 from everswarm.server.swarm.checks import (
     SELF_CHECK_TOKENS,
@@ -21,6 +24,7 @@ from everswarm.server.swarm.checks import (
 )
 from everswarm.server.swarm.run import Ask, Reply, Run, text_of
 
+WORTH_A_CHECK = 0.6  # of a second answer's tokens; a check that costs c and fails f of the time pays while c < (1 - f)
 CHECK_PROMPT_TOKENS = 700  # around the question: what `self_check_messages` adds, its parts of the answer included
 
 
@@ -33,7 +37,9 @@ async def cascade(run: Run) -> Reply:
         if verdict.passed is False:
             run.trace.note("nobody of another model is there to ask")
         return first
-    if verdict.passed is None:
+    if verdict.passed is None and not _pays(run, first, second):
+        verdict = Verdict(False, "cost", "a check would cost nearly as much as another answer")
+    elif verdict.passed is None:
         with run.keep(run.size(second).total):  # a check that leaves no room for what follows from it is of no use
             verdict = await _checked_by_a_model(run, first, checker=second)
     if verdict.passed is not False:
@@ -51,6 +57,14 @@ def worst_case(run: Run) -> Sequence[Planned]:
         return [first]
     size = run.size(second)
     return [first, Planned(second, size.prompt_tokens + CHECK_PROMPT_TOKENS), Planned(second, size.total)]
+
+
+def _pays(run: Run, first: Answered, second: str) -> bool:
+    """Say whether asking `second` for a check is much cheaper than asking for its answer, by the same estimate."""
+    said = text_of(first)
+    check = estimate_prompt_tokens({"messages": self_check_messages(run.question, said, kind=run.route.kind)})
+    answer = estimate_prompt_tokens({"messages": [*run.messages, {"role": "assistant", "content": said}]})
+    return check + SELF_CHECK_TOKENS <= WORTH_A_CHECK * answer
 
 
 def _free_verdict(run: Run, first: Answered) -> Verdict:

@@ -99,7 +99,8 @@ async def _planned_parts(run: Run) -> list[str]:
     """Ask the coordinator for the parts; none where it does not say any."""
     run.tell("the coordinator plans")
     text = f"Do not answer it. Name the 2 to {MOST_PARTS} parts of this request that can be answered apart, as JSON: "
-    messages = with_appendix(run.messages, text + '{"parts": ["…", "…"]}')
+    text += '{"parts": ["…", "…"]}'
+    messages = [{"role": "user", "content": f"{run.question}\n\n{text}"}]  # no data: the parts choose who answers them
     ask = Ask(
         _planner(run),
         "plan",

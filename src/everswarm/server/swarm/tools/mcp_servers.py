@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from everswarm.server.swarm.tools.fence import clean
+from everswarm.llm.control_tokens import clean, clean_values
 from everswarm.server.swarm.tools.mcp_streams import (
     VariableMissingError,
     child_environment,
@@ -236,8 +236,7 @@ class _Server:
         """Return the tool, or None where its name or its schema cannot be used."""
         if not name.isprintable() or not 0 < len(name) <= 200 or schema.get("type", "object") != "object":
             return None
-        text = json.dumps(schema, ensure_ascii=False)
-        if len(text) > SCHEMA_CHARACTERS:
+        if len(json.dumps(schema)) > SCHEMA_CHARACTERS:
             return None
 
         async def run(arguments: Arguments, _user: str) -> str:
@@ -246,7 +245,7 @@ class _Server:
         return Tool(
             name=_callable_name(self.name, name),
             description=" ".join(clean(description[: 4 * DESCRIPTION_CHARACTERS]).split())[:DESCRIPTION_CHARACTERS],
-            parameters=json.loads(clean(text)),  # models read it: no control tokens
+            parameters=clean_values(schema),  # models read it: no control tokens
             run=run,
             allow_name=f"{self.name}.{name}",
             timeout_seconds=self._settings.timeout_seconds,

@@ -15,10 +15,13 @@ from everswarm.server.swarm.tools.tool import Tool
 READ_CHARACTERS = 2000  # at either end of a question
 LONG_QUESTION_WORDS = 60  # different ones: so many share a word or two with any description
 NAME_WEIGHT = 3.0  # of a word in a tool's name, where one in its description weighs 1
-_WORD = re.compile(r"[^\W\d_]{4,}")
+_WORD = re.compile(r"[^\W\d_]{3,}")
+SHORTEST_TOLD = 4  # letters of a word of a description; names have short ones that mean something: `add`, `git`
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _STOP_WORDS = frozenset(
-    """about after again also another answer anything because been before being best between both call called came
+    """the and for are was has can did how who why you not all any new get set put run use let its his her our out off
+    und der die das den dem des ein ist sie wie was wer mir mit von vom zum zur auf aus bei für les des est une que por
+    about after again also another answer anything because been before being best between both call called came
     come could data does doing done each either else ever every example explain find first from gets give given
     goes going good have having hello help here into item just know last less like line list long look made make making
     many maybe mean more most much must name need never next once only other over part please question read result
@@ -43,7 +46,10 @@ class WordIndex:
         self._tools = [
             (
                 tool,
-                _Words(name=(name := _words(_HUMP.sub(" ", _own_name(tool)))), every=name | _words(tool.description)),
+                _Words(
+                    name=(name := _words(_HUMP.sub(" ", _own_name(tool)))),
+                    every=name | {word for word in _words(tool.description) if len(word) >= SHORTEST_TOLD},
+                ),
             )
             for tool in tools
         ]
