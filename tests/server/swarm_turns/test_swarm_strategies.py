@@ -145,7 +145,10 @@ def test_cascade_has_the_second_model_check_what_no_rule_can(three_models, upstr
     server = three_models()
     upstream.script.extend([Behaviour(answer="It is blue because of the sea."), Behaviour(answer=verdict)])
     body = {"headers": strategy("cascade"), "stream": True}
-    response = chat(server, "Explain why the sky is blue.", **body)
+    before = "It was a fine day at the sea, and the children looked up. " * 40  # a check reads none of it: it is cheap
+    turns = [{"role": "user", "content": before}, {"role": "assistant", "content": "How nice."}]
+    question = {"role": "user", "content": "Explain why the sky is blue."}
+    response = chat(server, "", **body, messages=[*turns, question])
     told = trace_of(server, response)
     assert told["role"] == role
     assert purposes(told)[:3] == ["answer", "check", "check"]

@@ -125,7 +125,7 @@ def test_prompt_of_the_role_leaves_less_room_for_a_thread(serve, upstream):
     server = serve(roles={"primary": {"context_tokens": 1024, "system_prompt": "Be very kind. " * 100}})
     name = chat(server, "capital of France?", headers=thread("new")).headers["X-Everswarm-Thread"]
     upstream.behaviour = Behaviour(answer="Sand and more sand. " * 20)
-    story = "Tell a story about " + "sand and sea " * 70
+    story = "Tell a story about " + "sand and sea " * 50
     told = [trace_of(server, chat(server, story, headers=thread(name), max_tokens=100)) for _ in range(2)]
     assert [purposes(one) for one in told] == [["answer"], ["compact", "answer"]]
 
