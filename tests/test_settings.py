@@ -262,3 +262,62 @@ def test_credential_in_the_settings_is_refused_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch, endpoint: object
 ) -> None:
     assert "hunter2" not in refusal_of(monkeypatch, endpoint)
+
+
+# --- roles and tool servers
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[roles.everswarm]\n", "roles: 'everswarm' cannot name a role: it is the model name that leaves the choice"),
+        ("[roles.Poet]\n", "roles: 'Poet' cannot name a role: it has 'P', and only small letters, digits, - and _"),
+        ("[roles.1st]\n", "roles: '1st' cannot name a role: it begins with '1', and a small letter should be first"),
+        (f"[roles.{'a' * 41}]\n", "cannot name a role: it has 41 characters, and 40 are the most"),
+        ("[roles.poet]\nescalates_to = 'poet'\n", "roles: 'poet' escalates to itself; name another role in"),
+        ("[tools.clock]\nurl = 'http://x'\n", "tools: 'clock' cannot name a tool server: a built-in tool has that"),
+        ("[tools.'my files']\nurl = 'http://x'\n", "tools: 'my files' cannot name a tool server: it has ' ', and only"),
+        ("[tools.a]\ncommand = ['x']\nurl = 'http://x'\n", "tools.a: has both command and url; keep the one"),
+        ("[tools.a]\n", "tools.a: has neither command, such as"),
+    ],
+)
+def test_wrong_role_or_tool_server_is_told_with_the_rule(write_toml: WriteToml, text: str, told: str) -> None:
+    write_toml(text)
+    assert told in refusal()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "told"),
+    [
+        (
+            "calculater",
+            "'calculater' is no tool; there are calculator, clock, documents, files (did you mean 'calculator'?",
+        ),
+        ("fils", "(did you mean 'files'?). One of your own needs a [tools.NAME], and is allowed as NAME or NAME.tool"),
+        (
+            "fils.read",
+            "'fils.read' is no tool; there are calculator, clock, documents, files (did you mean 'files.read'?)",
+        ),
+        ("files.", "'files.' is no tool"),
+        ("clock.now", "'clock.now' is no tool"),
+        ("*", "'*' is no tool"),
+    ],
+)
+def test_tool_that_is_not_there_is_refused_with_the_one_that_was_meant(
+    write_toml: WriteToml, allowed: str, told: str
+) -> None:
+    write_toml(f"[tools.files]\ncommand = ['x']\n[roles.primary]\ntools = ['{allowed}']\n")
+    message = refusal()
+    assert "roles.primary.tools: " in message
+    assert told in message
+
+
+def test_tools_that_are_built_in_or_of_a_server_are_allowed(write_toml: WriteToml) -> None:
+    tools = ["clock", "files", "files.read.all"]
+    write_toml(f"[tools.files]\ncommand = ['x']\n[roles.primary]\ntools = {tools}\n")
+    assert load_settings().roles["primary"].tools == tools
+
+
+def test_two_roles_may_escalate_to_each_other(write_toml: WriteToml) -> None:
+    write_toml("[roles.primary]\nescalates_to = 'poet'\n[roles.poet]\nescalates_to = 'primary'\n")
+    assert load_settings().roles["poet"].escalates_to == "primary"

@@ -24,7 +24,7 @@ from everswarm.server.gateway.limits import quota_of
 from everswarm.server.gateway.profiles import expand
 from everswarm.server.gateway.quota import Reservation
 from everswarm.server.gateway.quota_store import open_quota_store
-from everswarm.settings import Settings
+from everswarm.settings import WEB_ROLES, Settings
 
 Doctor = Callable[..., Any]
 
@@ -173,6 +173,30 @@ def test_each_address_is_asked_once(doctor: Doctor, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor_endpoints, "_probe", count)
     doctor(remote(upstream, roles=["primary"]), remote(upstream, name="two", roles=["specialist"]))
     assert len(probed) == 1
+
+
+# --- roles
+
+
+def test_role_that_no_endpoint_serves_is_exit_1_with_what_mends_it(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, upstream: FakeUpstream
+) -> None:
+    monkeypatch.setenv("EVERSWARM_ROLES", '{"poet": {}}')
+    result = doctor(remote(upstream, roles=list(WEB_ROLES)))
+    role = result.check("role")
+    assert (result.code, role["level"], role["text"]) == (1, "failed", "no endpoint serves 'poet'")
+    assert role["hint"] == "set endpoint in [roles.poet], or add 'poet' to the roles of one of [[endpoints]]"
+    page = doctor(options=()).out
+    assert "✗ role" in page
+    assert "Every role" not in page
+
+
+def test_role_of_yours_whose_endpoint_is_dead_is_silent(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, upstream: FakeUpstream
+) -> None:
+    monkeypatch.setenv("EVERSWARM_ROLES", '{"poet": {"endpoint": "dead"}}')
+    result = doctor(remote(upstream), {**DEAD, "roles": []})
+    assert (result.code, result.data["silent_roles"]) == (1, ["poet"])
 
 
 # --- quotas

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,10 @@ from tests.fakes.told_server import ToldServer, view
 from tests.fakes.upstream import FakeUpstream
 
 from everswarm.cli.local import announce, write_private
+from everswarm.client import EverswarmClient
 from everswarm.schemas.gateway import LimitView
 from everswarm.settings import WEB_ROLES
+from everswarm.settings.swarm import ToolServerSettings
 
 Doctor = Callable[..., Any]
 DEAD = {"name": "dead", "base_url": "http://127.0.0.1:1/v1", "model": "org/model"}
@@ -104,6 +107,44 @@ def test_server_that_is_degraded_is_exit_1_with_the_reason(doctor: Doctor, home:
     assert result.code == 1
     assert "degraded: cycles: failed; the server's log says why" in result.check("server process")["text"]
     assert "Everything that is needed works." not in page
+
+
+def test_what_the_server_says_of_its_tool_servers_is_shown(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, home: Path, upstream: FakeUpstream
+) -> None:
+    monkeypatch.setenv("EVERSWARM_TOOLS", '{"new": {"command": ["no-such-program"]}}')
+    said = {"files": "operational", "late": "starting…", "search": "refuses us"}
+    problems = ["tool server search: refuses us"]
+    with ToldServer(home, view(), status="degraded", problems=problems, tool_servers=said):
+        result = doctor(remote(upstream))
+    levels = {name: result.check(f"tools.{name}")["level"] for name in (*said, "new")}
+    assert levels == {"files": "ok", "late": "note", "search": "failed", "new": "note"}
+    assert (result.code, result.check("tools.search")["text"]) == (1, "the server says: refuses us")
+    assert result.check("server process")["text"].endswith("degraded: see tools")
+
+
+def test_key_of_this_home_brings_all_that_the_server_knows_of_its_tool_servers(
+    doctor: Doctor, home: Path, upstream: FakeUpstream
+) -> None:
+    server = LocalServer(home)
+    server.settings.tools = {"lab": ToolServerSettings(url="http://127.0.0.1:1/mcp", token_env="LAB_TOKEN")}
+    server.start()
+    announce(server.settings, url=server.url)
+    write_private(home / "cli.key", server.key)
+    with EverswarmClient(server.url) as stranger:
+        until(lambda: stranger.health().tool_servers["lab"] == "not started")
+    result = doctor(remote(upstream))
+    server.close()
+    said = "the server says: not started: the variable LAB_TOKEN is not set; set it and restart"
+    assert (result.code, result.check("tools.lab")["text"]) == (1, said)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    for _attempt in range(600):
+        if is_so():
+            return
+        time.sleep(0.05)
+    pytest.fail("it never was so")
 
 
 def test_server_that_refuses_the_key_of_this_home_is_exit_1(doctor: Doctor, home: Path, upstream: FakeUpstream) -> None:

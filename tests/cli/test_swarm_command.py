@@ -77,7 +77,7 @@ def questions(tmp_path: Path) -> Path:
 def test_table_has_quality_with_its_interval_and_what_it_cost(swarm: Swarm, questions: Path) -> None:
     result = swarm("eval", questions, "--strategies", "single")
     assert result.code == 0
-    assert "4 lines read: 3 questions with a reference, 0 repeat one" in result.out
+    assert "lines read: 4; questions with a reference: 3, 0 repeat one" in result.out
     assert "line 4: not JSON" in result.out
     assert "3 questions, each with single: 3 answers; tokens at worst: " in result.out
     assert "left of the scarcest quota: no limit" in result.out
@@ -178,6 +178,38 @@ def test_nobody_who_answers_is_said_with_the_reason(swarm: Swarm, questions: Pat
     assert "everswarm doctor" in result.err
 
 
+def test_one_question_is_said_in_the_singular(swarm: Swarm, questions: Path) -> None:
+    result = swarm("eval", questions, "--strategies", "single", "--limit", 1, "--dry-run")
+    assert "1 question, each with single: 1 answer; tokens at worst: " in result.out
+
+
+def test_questions_are_asked_when_the_tool_servers_are_there(
+    swarm: Swarm, questions: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mcp", reason="needs mcp, of the extra 'server'")
+    questions.write_text('{"question": "What is the weather in the city of Oslo?", "reference": "rain"}\n')
+    lab = {"command": [sys.executable, str(Path(__file__).resolve().parents[1] / "fakes" / "mcp_server.py")]}
+    monkeypatch.setenv("EVERSWARM_TOOLS", json.dumps({"lab": lab, "lost": {"command": ["no-such-program-here"]}}))
+    monkeypatch.setenv("EVERSWARM_ROLES", json.dumps({"primary": {"tools": ["lab"]}}))
+    result = swarm("eval", questions, "--strategies", "single")
+    assert result.code == 0
+    offered = {tool["function"]["name"] for request in upstream.requests for tool in request.get("tools", [])}
+    assert "lab__weather" in offered
+    assert "Asked without the tools of 'lost': cannot be started: 'no-such-program-here'" in result.err
+
+
+def test_tool_server_that_is_slow_to_start_holds_up_only_a_little(
+    swarm: Swarm, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mcp", reason="needs mcp, of the extra 'server'")
+    monkeypatch.setattr("everswarm.cli.swarm.TOOLS_READY_SECONDS", 0.1)
+    slow = {"command": [sys.executable, "-c", "import sys; sys.stdin.read()"]}
+    monkeypatch.setenv("EVERSWARM_TOOLS", json.dumps({"slow": slow}))
+    result = swarm("eval", questions, "--strategies", "single", "--limit", 1)
+    assert result.code == 0
+    assert "Asked without the tools of 'slow': starting…" in result.err
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 def test_interrupt_shows_what_is_finished(swarm: Swarm, questions: Path, upstream: FakeUpstream) -> None:
     upstream.script.extend([upstream.behaviour, Behaviour(first_byte_seconds=PATIENCE_SECONDS)])
@@ -193,7 +225,7 @@ def test_interrupt_shows_what_is_finished(swarm: Swarm, questions: Path, upstrea
     result = swarm("eval", questions, "--strategies", "single", "--concurrency", 1)
     hand.join()
     assert result.code == 130
-    assert "Interrupted after 1 answers." in result.err
+    assert "Interrupted after 1 answer." in result.err
     assert "Stopped before the end: these are the 1 of 3 questions" in result.out
     assert "1.000 [1.000, 1.000]" in result.out
 

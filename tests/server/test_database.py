@@ -254,7 +254,10 @@ def differences(migrated: Database) -> list[object]:
 
     with migrated.read() as connection:
         return compare_metadata(
-            MigrationContext.configure(connection, opts={"include_name": is_compared}), database_module.metadata
+            MigrationContext.configure(
+                connection, opts={"include_name": lambda name, kind, _parents: is_compared(name, kind)}
+            ),
+            database_module.metadata,
         )
 
 

@@ -21,7 +21,7 @@ from everswarm.server.edge.problems import install_error_handlers
 from everswarm.server.feedback import store_batch
 from everswarm.server.fleet import enrol_device, publish_release
 from everswarm.server.reports.routes import router
-from everswarm.server.reports.service import health_of
+from everswarm.server.reports.service import health_of, tools_in_short
 from everswarm.settings import Settings
 
 NEEDED = 24
@@ -34,6 +34,7 @@ def client(database: Database) -> TestClient:
     app.state.settings = Settings()
     app.state.gateway = SimpleNamespace(states_in_short=lambda: {"embedded": "operational"})
     app.state.cycles = SimpleNamespace(state="ready")
+    app.state.swarm = SimpleNamespace(servers=SimpleNamespace(states=dict))
     install_error_handlers(app)
     app.include_router(router)
     return TestClient(app)
@@ -93,6 +94,54 @@ def test_degraded_states_are_named():
     ]
     none = health_of(endpoints={}, cycles="ready", database_answers=True)
     assert (none.models, len(none.problems)) == ("unavailable", 1)
+
+
+REFUSED = "the server at http://10.0.0.7:9000/mcp refuses us (HTTP 401); is the token in SEARCH_TOKEN right?"
+
+
+def with_tools(client: TestClient, **states: str) -> None:
+    client.app.state.swarm.servers.states = lambda: states  # type: ignore[attr-defined]
+
+
+def test_tool_server_that_is_down_is_a_named_problem_and_models_stay_operational(client: TestClient):
+    with_tools(client, files="operational", search=REFUSED, late="starting…")
+    found = client.get("/api/health").json()
+    assert (found["status"], found["models"]) == ("degraded", "operational")
+    assert found["problems"] == ["tool server search: refuses us"]
+    assert found["tool_servers"] == {"files": "operational", "search": "refuses us", "late": "starting…"}
+
+
+def test_tool_server_that_starts_is_no_problem(client: TestClient):
+    with_tools(client, files="operational", late="starting…")
+    assert client.get("/api/health").json()["status"] == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("scope", "told"),
+    [(Scope.ADMIN, REFUSED), (Scope.USER, REFUSED), (Scope.DEVICE, "refuses us"), (None, "refuses us")],
+)
+def test_only_a_key_of_a_person_brings_the_addresses_of_tool_servers(
+    client: TestClient, database: Database, scope: Scope | None, told: str
+):
+    with_tools(client, search=REFUSED)
+    key = create_key(database, scope=scope, label="any key").key if scope else "esw_unknown"
+    found = client.get("/api/health", headers={"Authorization": f"Bearer {key}"}).json()
+    assert (found["tool_servers"], found["problems"]) == ({"search": told}, [f"tool server search: {told}"])
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("not started: the variable TOKEN is not set; set it and restart", "not started"),
+        ("cannot be started: '/opt/x': No such file or directory; trying again after 2 s", "cannot be started"),
+        ("'/opt/x' does not speak the protocol (McpError); trying again after 2 s", "not connected"),
+        ("the server at http://10.0.0.7/mcp answers with HTTP 500; trying again after 2 s", "not connected"),
+        ("operational", "operational"),
+        ("starting…", "starting…"),
+    ],
+)
+def test_short_state_of_a_tool_server_has_no_address_program_or_variable(state: str, told: str):
+    assert tools_in_short({"x": state}) == {"x": told}
 
 
 def test_closed_database_is_a_degraded_state_and_not_an_error(client: TestClient, database: Database, tmp_path):

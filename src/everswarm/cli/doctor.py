@@ -21,6 +21,7 @@ from everswarm.cli.doctor_endpoints import (
     inspect_endpoints,
 )
 from everswarm.cli.doctor_server import RunningServer, running_server, uses_others
+from everswarm.cli.doctor_tools import check_tools
 from everswarm.cli.local import HomeOption, settings_of
 from everswarm.cli.screen import JsonOption, console, errors, print_json
 from everswarm.schemas.gateway import LimitView
@@ -54,7 +55,8 @@ def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
         rows, checks = [], check_machine(settings, running)
         if server_is_installed():
             rows = inspect_endpoints(settings, running)
-            checks = [*_check_table(settings, running), *checks]
+            checks = [*_check_table(settings, running), *_check_roles(settings, rows, running), *checks]
+        checks += check_tools(settings, running)
     silent = _silent_roles(rows)
     is_broken = any(check.level == "failed" for check in checks) or any(row.quota_problem for row in rows)
     is_well = bool(rows) and not silent and not is_broken
@@ -85,6 +87,24 @@ def _check_table(settings: Settings, running: RunningServer | None) -> list[Chec
     return [Check("endpoints", "note", "the server's, started with --profile or with other settings")]
 
 
+def _check_roles(settings: Settings, rows: Sequence[EndpointRow], running: RunningServer | None) -> list[Check]:
+    """Name the roles that no endpoint serves; where there is no endpoint at all, the verdict says that."""
+    if not rows or (running is not None and running.problem):  # such a server does not tell who serves what
+        return []
+    served = {role for row in rows for role in row.roles}
+    again = ", then stop the server and start it again" if running else ""
+    return [
+        Check(
+            "role",
+            "failed",
+            f"no endpoint serves '{role}'",
+            f"set endpoint in [roles.{role}], or add '{role}' to the roles of one of [[endpoints]]{again}",
+        )
+        for role in settings.roles
+        if role not in served
+    ]
+
+
 def _shown(running: RunningServer | None) -> dict[str, object] | None:
     if running is None:
         return None
@@ -100,7 +120,7 @@ def _silent_roles(rows: Sequence[EndpointRow]) -> list[str]:
     """Return the roles that endpoints are configured for and none can answer."""
     return [
         role
-        for role in WEB_ROLES
+        for role in dict.fromkeys([*WEB_ROLES, *(role for row in rows for role in row.roles)])
         if (having := [row for row in rows if role in row.roles]) and not any(row.can_answer for row in having)
     ]
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ PREFIX = "EVERSWARM_"
 OTHER_VARIABLES = {  # that we read, and that are no settings
     f"{PREFIX}{name}" for name in ("CONFIG", "SERVER", "KEY", "DEVICE_HOME", "STAGE_FOLDER", "STAGE_CACHE")
 }
+TOLD_ELSEWHERE = ("endpoint ", "tool server ")  # problems of a server that have lines of their own
 SERVER_LIBRARIES = ("aiohttp", "dbos", "fastapi", "orjson", "sqlalchemy", "uvicorn")
 
 Level = Literal["ok", "note", "failed"]
@@ -154,11 +156,19 @@ def _check_server(settings: Settings, running: RunningServer | None) -> Check:
         text = f"{text}; it does not say which endpoints it uses: {running.problem}"
         return Check("server process", "failed", text, again)
     if health.status != "healthy":
-        others = [problem for problem in health.problems if not problem.startswith("endpoint ")]  # the table has those
-        return Check("server process", "failed", f"{text}: {'; '.join(others) or 'see the endpoints'}")
+        others = [problem for problem in health.problems if not problem.startswith(TOLD_ELSEWHERE)]
+        return Check("server process", "failed", f"{text}: {'; '.join(others) or _where_told(health.problems)}")
     if health.version != __version__:
         return Check("server process", "note", text, f"this command has {__version__}: {again}")
     return Check("server process", "ok", text)
+
+
+def _where_told(problems: Sequence[str]) -> str:
+    is_endpoint = any(problem.startswith("endpoint ") for problem in problems)
+    is_tools = any(problem.startswith("tool server ") for problem in problems)
+    return " and ".join(
+        [*(["see the endpoints"] if is_endpoint or not is_tools else []), *(["see tools"] if is_tools else [])]
+    )
 
 
 def _check_port(settings: Settings) -> Check:

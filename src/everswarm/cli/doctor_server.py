@@ -36,7 +36,7 @@ def running_server(settings: Settings) -> RunningServer | None:
     except (OSError, ValueError, KeyError, TypeError, EverswarmError):
         return None
     try:
-        return RunningServer(url, health, _endpoints(settings, url))
+        return _known_with_key(settings, url)
     except (OSError, ValueError, EverswarmError) as error:
         views = tuple(_known_by_name(name, state) for name, state in health.endpoints.items())
         return RunningServer(url, health, views, problem=str(error))
@@ -57,10 +57,11 @@ def uses_others(running: RunningServer, entries: Sequence[EndpointSettings]) -> 
     )
 
 
-def _endpoints(settings: Settings, url: str) -> tuple[QuotaView, ...]:
+def _known_with_key(settings: Settings, url: str) -> RunningServer:
     key = (settings.home / "cli.key").read_text(encoding="utf-8").strip()
     with EverswarmClient(url, key, timeout_seconds=ANSWER_SECONDS) as client:
-        return tuple(TypeAdapter(list[QuotaView]).validate_python(client.request("GET", "/api/quotas")))
+        views = TypeAdapter(list[QuotaView]).validate_python(client.request("GET", "/api/quotas"))
+        return RunningServer(url, client.health(), tuple(views))
 
 
 def _known_by_name(name: str, state: str) -> QuotaView:

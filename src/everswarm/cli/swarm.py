@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure the ways of answering, and learn who answers what.", no_args_is_help=True)
 LOOK_EVERY_SECONDS = 0.2  # at endpoints that start
 READY_SECONDS = 600.0  # a model may have to be fetched first
+TOOLS_READY_SECONDS = 10.0  # of the servers of tools; without one the questions are asked all the same
 USER = "swarm-eval"
 EVAL_EXAMPLES = """Examples:
 
@@ -62,6 +63,7 @@ class Asker(NamedTuple):
     quotas: Callable[[], Awaitable[list[QuotaView]]]
     start: Callable[[], Awaitable[None]]  # bring the endpoints up; return at once
     states: Callable[[], dict[str, str]]
+    tool_states: Callable[[], dict[str, str]]  # of the servers of tools
 
 
 class Plan(NamedTuple):
@@ -139,11 +141,12 @@ def train(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Learn from judged answers who answers what best; used only where that is shown to be better than the rules."""
     from everswarm.server.database import Database
     from everswarm.server.swarm.outcomes import learn_router
+    from everswarm.server.swarm.service import router_path
 
     settings = _local_settings(home)
     database = Database(settings.sqlalchemy_url)
     database.migrate()
-    path = settings.home / "router.json"
+    path = router_path(settings)
     try:
         learnt = learn_router(database, path, now=datetime.now(UTC))
     finally:
@@ -225,10 +228,15 @@ def _print_plan(plan: Plan, questions: PromptFile, options: Options) -> None:
     most = "unknown" if plan.worst_case_tokens is None else f"{plan.worst_case_tokens:,}"
     left = "no limit" if plan.left_tokens is None else f"{plan.left_tokens:,} tokens"
     console.print(
-        f"{len(questions.prompts)} questions, each with {', '.join(options.strategies)}: {plan.answers} answers; "
+        f"{_number(len(questions.prompts), 'question')}, each with {', '.join(options.strategies)}: "
+        f"{_number(plan.answers, 'answer')}; "
         f"tokens at worst: {most}; left of the scarcest quota: {left}",
         markup=False,
     )
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _ask_consent(plan: Plan, *, yes: bool) -> None:
@@ -251,7 +259,7 @@ def _run(settings: Settings, options: Options, prompts: list[Prompt]) -> list[Ru
             asyncio.run(_ask_all(settings, options, prompts, runs, progress, task))
         except KeyboardInterrupt:
             progress.stop()
-            errors.print(f"Interrupted after {len(runs)} answers.", style="yellow")
+            errors.print(f"Interrupted after {_number(len(runs), 'answer')}.", style="yellow")
     return runs
 
 
@@ -267,6 +275,7 @@ async def _ask_all(
     async with _open_asker(settings, options) as asker:
         await asker.start()
         await _until_ready(asker, lambda words: progress.update(task, description=words))
+        await _until_tools(asker, lambda words: progress.update(task, description=words))
         progress.update(task, description="asking")
         await evaluate(prompts, options.strategies, asker.ask, concurrency=options.concurrency, on_progress=note)
 
@@ -284,6 +293,20 @@ async def _until_ready(asker: Asker, say: Callable[[str], None]) -> None:
     if "operational" not in states.values():
         told = "; ".join(f"'{name}': {state}" for name, state in states.items()) or "there are none"
         raise UnavailableError(f"No endpoint can answer. {told}. See what is wrong with: everswarm doctor")
+
+
+async def _until_tools(asker: Asker, say: Callable[[str], None]) -> None:
+    """Wait a little while servers of tools start, and name those that are not there."""
+    deadline = asyncio.get_running_loop().time() + TOOLS_READY_SECONDS
+    while asyncio.get_running_loop().time() < deadline:
+        starting = [name for name, state in asker.tool_states().items() if state in {"not started", "starting…"}]
+        if not starting:
+            break
+        say(f"waiting for tool servers: {', '.join(starting)}")
+        await asyncio.sleep(LOOK_EVERY_SECONDS)
+    for name, state in asker.tool_states().items():
+        if state != "operational":
+            errors.print(f"Asked without the tools of '{name}': {state}", style="yellow", markup=False)
 
 
 def _end(found: Evaluated) -> None:
@@ -333,6 +356,7 @@ async def _open_asker(settings: Settings, options: Options) -> AsyncGenerator[As
             quotas=gateway.quotas,
             start=start,
             states=gateway.states,
+            tool_states=swarm.servers.states,
         )
 
 

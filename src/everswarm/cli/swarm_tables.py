@@ -53,7 +53,7 @@ def evaluated(runs: list[Run], strategies: Sequence[str], *, asked: int, seed: i
 def print_file(file: PromptFile) -> None:
     """Say what the file holds, and what of it cannot be used."""
     console.print(
-        f"{file.read} lines read: {file.distinct} questions with a reference, {file.repeated} repeat one, "
+        f"lines read: {file.read}; questions with a reference: {file.distinct}, {file.repeated} repeat one, "
         f"{file.unjudged} say nothing of what is right, {file.error_count} could not be used"
     )
     for line, message in file.errors:

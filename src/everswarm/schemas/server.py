@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import Field
+
 from everswarm.schemas.base import Record, Timestamp
 
 
@@ -37,6 +39,9 @@ class Health(Record):
     version: str
     endpoints: dict[str, str]  # endpoint name → operational, starting, or what is wrong
     problems: list[str]
+    tool_servers: dict[str, str] = Field(
+        default_factory=dict
+    )  # name → operational, starting…, or what is wrong: in full for those who have a key
 
 
 class KeyCreate(Record):

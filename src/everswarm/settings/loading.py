@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Self
 
@@ -23,8 +22,9 @@ from everswarm.settings.machine import (
     QuotaSettings,
     WorkerSettings,
 )
-from everswarm.settings.section import SECRET_INSIDE, Section, closest, meant
+from everswarm.settings.section import SECRET_INSIDE, Section, broken_rule, closest, meant
 from everswarm.settings.swarm import (
+    BUILT_IN_TOOLS,
     WEB_ROLE_DEFAULTS,
     WEB_ROLES,
     RoleSettings,
@@ -71,19 +71,47 @@ class Settings(BaseSettings):
     @classmethod
     def _complete_roles(cls, roles: dict[str, RoleSettings]) -> dict[str, RoleSettings]:
         for name in roles:
-            if not re.fullmatch(r"[a-z][a-z0-9_-]{0,39}", name) or name == "everswarm":
-                raise ValueError(f"'{name}' cannot name a role: small letters, digits, - and _, not 'everswarm'")
+            rule = "it is the model name that leaves the choice to the swarm" if name == "everswarm" else ""
+            if rule := rule or broken_rule(name):
+                raise ValueError(f"'{name}' cannot name a role: {rule}. Choose another name")
         written = {name: role.model_dump(exclude_unset=True) for name, role in roles.items()}
         names = list(dict.fromkeys([*WEB_ROLES, *roles]))
         complete = {
             name: RoleSettings(**{**WEB_ROLE_DEFAULTS.get(name, {}), **written.get(name, {})}) for name in names
         }
         for name, role in complete.items():
+            if role.escalates_to == name:
+                raise ValueError(f"'{name}' escalates to itself; name another role in escalates_to, or remove it")
             if role.escalates_to is not None and role.escalates_to not in complete:
                 raise ValueError(
                     f"'{name}' escalates to '{role.escalates_to}', which is no role{meant(role.escalates_to, names)}"
                 )
         return complete
+
+    @field_validator("tools")
+    @classmethod
+    def _check_tool_names(cls, tools: dict[str, ToolServerSettings]) -> dict[str, ToolServerSettings]:
+        for name in tools:
+            rule = "a built-in tool has that name" if name in BUILT_IN_TOOLS else broken_rule(name)
+            if rule:
+                raise ValueError(f"'{name}' cannot name a tool server: {rule}. Choose another name")
+        return tools
+
+    @model_validator(mode="after")
+    def _check_allowed_tools(self) -> Self:
+        known = [*BUILT_IN_TOOLS, *self.tools]
+        for name, role in self.roles.items():
+            for allowed in role.tools:
+                server, dot, tool = allowed.partition(".")
+                if allowed in known or (server in self.tools and tool):
+                    continue
+                close = closest(server, self.tools if tool else known)
+                hint = f" (did you mean '{close}{dot if tool else ''}{tool}'?)" if close else ""
+                raise ValueError(
+                    f"roles.{name}.tools: '{allowed}' is no tool; there are {', '.join(known)}{hint}. "
+                    "One of your own needs a [tools.NAME], and is allowed as NAME or NAME.tool"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_roles(self) -> Self:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
 SECRET_INSIDE = "secret_inside"  # kind of an error whose input is never shown
+NAME_CHARACTERS = 40  # of a role or a tool server
 
 
 class Section(BaseModel):
@@ -39,6 +40,18 @@ def checked_base_url(base_url: str) -> str:
     if parts.scheme not in {"http", "https"} or not host or re.search(r"\s", base_url):
         raise ValueError("should be an http:// or https:// address, such as http://127.0.0.1:11434/v1")
     return base_url.rstrip("/")
+
+
+def broken_rule(name: str) -> str:
+    """Return which rule for the names of roles and tool servers `name` breaks, or nothing."""
+    strange = re.search(r"[^a-z0-9_-]", name)
+    if not name:
+        return "it is empty"
+    if len(name) > NAME_CHARACTERS:
+        return f"it has {len(name)} characters, and {NAME_CHARACTERS} are the most"
+    if strange:
+        return f"it has {strange.group()!r}, and only small letters, digits, - and _ may be in it"
+    return "" if name[0].isalpha() else f"it begins with {name[0]!r}, and a small letter should be first"
 
 
 def meant(word: str, known: Iterable[str]) -> str:

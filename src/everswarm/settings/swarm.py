@@ -33,7 +33,7 @@ class RoleSettings(Section):
     temperature: float | None = Field(default=None, ge=0, le=2)  # where the request sets none
     top_p: float | None = Field(default=None, gt=0, le=1)
     endpoint: str | None = None  # name of the one that serves it; default: those that list it in `roles`
-    escalates_to: str | None = None  # who is asked when a check of its answer fails
+    escalates_to: str | None = None  # who is asked when a check of its answer fails; once, so two may name each other
     tools: list[str] = Field(
         default_factory=lambda: list(BUILT_IN_TOOLS)
     )  # allow-list: built in, `server` for all of a [tools.server], `server.tool`
@@ -74,8 +74,10 @@ class ToolServerSettings(Section):
 
     @model_validator(mode="after")
     def _check_one_way(self) -> Self:
-        if bool(self.command) == bool(self.url):
-            raise ValueError('should have either command, such as ["npx", "some-server"], or url')
+        if self.command and self.url:
+            raise ValueError("has both command and url; keep the one by which the server is reached")
+        if not self.command and not self.url:
+            raise ValueError('has neither command, such as ["npx", "some-server"], nor url; set one of the two')
         return self
 
 
@@ -86,7 +88,7 @@ class SwarmSettings(Section):
         default_factory=dict
     )  # by kind of request, such as mathematics = "vote"; see `everswarm swarm eval`
     ask_coordinator: bool = True  # when the rules are unsure, the models differ and at least half of the quota is left
-    deadline_seconds: float = Field(default=120.0, gt=0, le=3600, allow_inf_nan=False)  # of one answer, all its calls
+    deadline_seconds: float = Field(default=120.0, gt=0, le=3600, allow_inf_nan=False)  # of several calls
     answer_tokens: int = Field(default=1024, ge=16)  # of one answer where the request sets no limit
     tool_steps: int = Field(default=4, ge=1, le=20)  # calls of tools in one answer
 

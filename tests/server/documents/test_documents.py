@@ -115,6 +115,31 @@ def test_key_sees_only_its_own_documents(client: TestClient, database: Database,
     assert rows_left(database) == [2, 2]
 
 
+def test_admin_acts_for_the_person_of_its_chats(client: TestClient, database: Database):
+    admin, ann = headers_of(database, Scope.ADMIN), {"user": 'ann "a" b'}
+    id_ = client.post("/api/documents", json=HARVEST, headers=admin, params=ann).json()["id"]
+    assert client.get("/api/documents", headers=admin).json() == []
+    assert titles_found(database, ann["user"], "apples") == ["Harvest plan"]
+    for path in ("", f"/{id_}", "/search"):
+        sent = client.get(f"/api/documents{path}", headers=admin, params={**ann, "q": "apples"})
+        assert sent.status_code == 200
+        assert "Harvest plan" in sent.text
+    assert client.delete(f"/api/documents/{id_}", headers=admin).status_code == 404
+    assert client.delete(f"/api/documents/{id_}", headers=admin, params=ann).status_code == 204
+
+
+@pytest.mark.parametrize("scope", [Scope.USER, Scope.DEVICE])
+def test_nobody_else_acts_for_another(client: TestClient, database: Database, scope: Scope):
+    headers, id_ = headers_of(database, scope), add(database, "ann", **HARVEST)
+    for method, path in (("GET", ""), ("POST", ""), ("GET", "/search"), ("GET", f"/{id_}"), ("DELETE", f"/{id_}")):
+        options = {"json": HARVEST} if method == "POST" else {}
+        params = {"user": "ann", "q": "apples"}
+        refused = client.request(method, f"/api/documents{path}", headers=headers, params=params, **options)
+        assert refused.status_code == 403
+        assert "only one with the scope admin may act for others" in refused.json()["detail"]
+    assert rows_left(database) == [1, 1]
+
+
 def test_key_of_a_worker_and_no_key_are_refused(client: TestClient, database: Database):
     assert client.get("/api/documents", headers=headers_of(database, Scope.WORKER)).status_code == 403
     assert client.get("/api/documents").status_code == 401

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,6 +121,33 @@ def test_nothing_configured_is_the_embedded_engine_alone() -> None:
 def test_table_that_cannot_be_says_what_to_change(endpoints: list[dict[str, object]], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         table(*endpoints)
+
+
+LOCAL = {"name": "a", "base_url": "http://127.0.0.1:1/v1"}
+
+
+def test_model_named_like_a_role_that_its_endpoint_lacks_is_refused() -> None:
+    told = (
+        "The model of the endpoint 'a' is named 'primary' like a role that the endpoint does not serve, and a chat for "
+        "that role would go there. Rename the model on its server, or add 'primary' to the endpoint's roles."
+    )
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        table({**LOCAL, "model": "primary", "roles": ["specialist"]}, {"profile": "hf"})
+    with pytest.raises(ConfigurationError, match="is named 'poet' like a role"):
+        table(
+            {**LOCAL, "model": "poet", "roles": []}, {"profile": "embedded"}, roles={"poet": {"endpoint": "embedded"}}
+        )
+
+
+def test_model_named_like_a_role_that_its_endpoint_has_is_fine() -> None:
+    assert shown(table({**LOCAL, "model": "primary", "roles": ["primary"]})) == [("a", "primary", ["primary"])]
+    bound = table({**LOCAL, "model": "poet", "roles": []}, roles={"poet": {"endpoint": "a"}})
+    assert shown(bound) == [("a", "poet", ["poet"])]
+
+
+def test_model_named_everswarm_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"a chat for 'everswarm' leaves the choice to the swarm\. Rename"):
+        table({**LOCAL, "model": "everswarm"})
 
 
 def test_disabled_engine_is_not_started_by_the_table() -> None:

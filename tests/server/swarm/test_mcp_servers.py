@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import psutil
 import pytest
@@ -15,6 +17,7 @@ import pytest_asyncio
 from everswarm.server.swarm.tools import mcp_servers, mcp_streams
 from everswarm.server.swarm.tools.mcp_servers import ToolServers, result_text
 from everswarm.server.swarm.tools.tool import Tool, ToolFailedError
+from everswarm.server.swarm.tools.toolbox import Toolbox
 from everswarm.settings.swarm import ToolServerSettings
 
 pytest.importorskip("mcp", reason="needs mcp, of the extra 'server'")
@@ -29,8 +32,12 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+def tools_of(servers: ToolServers) -> list[Tool]:
+    return [tool for tools in servers.by_server().values() for tool in tools]
+
+
 def tool(servers: ToolServers, allow_name: str) -> Tool:
-    return next(tool for tool in servers.tools() if tool.allow_name == allow_name)
+    return next(tool for tool in tools_of(servers) if tool.allow_name == allow_name)
 
 
 async def call(servers: ToolServers, allow_name: str, **arguments: Any) -> str:
@@ -48,7 +55,7 @@ async def fake(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ToolSe
     settings = ToolServerSettings(command=COMMAND, env=["FAKE_COLOUR"], timeout_seconds=20)
     servers = ToolServers({"fake": settings}, log_folder=tmp_path_factory.mktemp("logs"))
     servers.start()
-    await until(servers.tools)
+    await until(lambda: tools_of(servers))
     yield servers
     await servers.close()
     del os.environ["FAKE_COLOUR"]
@@ -113,14 +120,23 @@ async def test_a_call_that_is_given_up_leaves_the_server_usable(fake: ToolServer
 
 
 @on_the_fake
-async def test_a_server_that_says_nothing_in_time_has_failed(fake: ToolServers) -> None:
-    with pytest.raises(ToolFailedError, match=r"did not answer within 0\.2 s"):
-        settings = fake._servers[0]._settings
-        settings.timeout_seconds = 0.2
-        try:
-            await call(fake, "fake.hang")
-        finally:
-            settings.timeout_seconds = 20
+async def test_a_server_is_looked_at_after_a_call_that_was_too_slow(
+    fake: ToolServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    (server,) = fake._servers
+    look = server._list
+
+    async def noted(client: Any) -> dict[str, Tool]:
+        looks.append(client)
+        return await look(client)
+
+    monkeypatch.setattr(server, "_list", noted)
+    slow = replace(tool(fake, "fake.hang"), timeout_seconds=0.2)
+    result = await Toolbox([]).call({slow.name: slow}, slow.name, {}, user="somebody")
+    assert (result.outcome, result.text) == ("failed", "did not answer within 0.2 s")
+    await until(lambda: looks)
+    assert fake.states() == {"fake": "operational"}, "it answers: only the tool hangs"
 
 
 @on_the_fake
@@ -141,15 +157,15 @@ async def test_a_server_that_dies_loses_its_tools_and_comes_back(monkeypatch: py
     servers = ToolServers({"fake": ToolServerSettings(command=COMMAND)})
     servers.start()
     try:
-        await until(servers.tools)
+        await until(lambda: tools_of(servers))
         add, version = tool(servers, "fake.add"), servers.version
         with pytest.raises(ToolFailedError, match="'fake' ended during the call; it is being connected again"):
             await call(servers, "fake.die")
-        assert servers.tools() == []
+        assert tools_of(servers) == []
         assert servers.version > version
         with pytest.raises(ToolFailedError, match="'fake' is not connected: it ended with exit code 3"):
             await add.run({"a": 1, "b": 2}, "somebody")
-        await until(servers.tools)
+        await until(lambda: tools_of(servers))
         assert await call(servers, "fake.add", a=1, b=2) == "3"
         assert await add.run({"a": 1, "b": 3}, "somebody") == "4"  # a tool that was handed out before works again
     finally:
@@ -161,12 +177,71 @@ async def test_a_flood_in_one_message_ends_the_connection(monkeypatch: pytest.Mo
     servers = ToolServers({"fake": ToolServerSettings(command=COMMAND)})
     servers.start()
     try:
-        await until(servers.tools)
+        await until(lambda: tools_of(servers))
         with pytest.raises(ToolFailedError, match="ended during the call"):
             await call(servers, "fake.flood", megabytes=5)
         assert servers.states()["fake"].startswith("it sent more than 1 MB in one message")
     finally:
         await servers.close()
+
+
+async def test_a_flood_on_standard_error_fills_a_file_of_bounded_size_and_stops_nobody(tmp_path: Path) -> None:
+    noisy = tmp_path / "noisy.py"
+    noisy.write_text(
+        f"import os, sys\nfor _ in range(320):\n    os.write(2, b'x' * 65536)\nos.execv(sys.executable, {COMMAND!r})\n"
+    )
+    command = [sys.executable, str(noisy)]
+    servers = ToolServers({"noisy": ToolServerSettings(command=command)}, log_folder=tmp_path / "logs")
+    servers.start()
+    try:
+        await until(lambda: tools_of(servers))
+        assert await call(servers, "noisy.add", a=1, b=2) == "3"
+        size_bytes = (tmp_path / "logs" / "tools-noisy.log").stat().st_size
+        assert 0 < size_bytes <= mcp_streams.LOG_BYTES
+    finally:
+        await servers.close()
+
+
+async def test_the_last_words_of_a_server_are_in_its_log_and_a_full_one_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "full.log"
+    path.write_bytes(b"x" * mcp_streams.LOG_BYTES)
+    gone = asyncio.Event()
+    command = [sys.executable, "-c", "raise SystemExit('there is no licence')"]
+    with path.open("ab", buffering=0) as log:
+        async with mcp_streams.process_streams(
+            command, environment={}, log=cast(BinaryIO, log), lost=lambda reason: gone.set()
+        ):
+            await asyncio.wait_for(gone.wait(), 30)
+    assert path.read_text().strip() == "there is no licence"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child that its parent died")
+async def test_a_server_that_is_busy_leaves_when_we_are_killed(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from everswarm.server.swarm.tools.mcp_servers import ToolServers\n"
+        "from everswarm.settings.swarm import ToolServerSettings\n"
+        "async def main():\n"
+        f"    servers = ToolServers({{'fake': ToolServerSettings(command={COMMAND!r})}})\n"
+        "    servers.start()\n"
+        "    while not (tools := servers.by_server()['fake']):\n"
+        "        await asyncio.sleep(0.01)\n"
+        "    hang = next(tool for tool in tools if tool.allow_name == 'fake.hang')\n"
+        "    asyncio.get_running_loop().call_later(0.3, print, 'busy', None)\n"
+        "    await hang.run({}, 'somebody')\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-u", "-c", code, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    await asyncio.wait_for(parent.stdout.readline(), 30)
+    (child,) = psutil.Process(parent.pid).children(recursive=True)
+    parent.kill()
+    await parent.wait()
+    try:
+        await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 async def test_closing_ends_a_server_that_hangs_and_what_it_has_started(tmp_path: Path) -> None:
@@ -213,7 +288,7 @@ async def test_a_server_that_cannot_work_says_why(settings: dict[str, Any], stat
     try:
         await until(lambda: servers.states()["wrong"] not in {"not started", "starting…"})
         assert state in servers.states()["wrong"]
-        assert servers.tools() == []
+        assert tools_of(servers) == []
     finally:
         await servers.close()
 
@@ -371,7 +446,7 @@ async def test_a_server_over_http_gets_the_token_and_may_go_away_and_come_back(
     servers.start()
     try:
         await until(
-            lambda: servers.tools() and "HTTP" in servers.states()["bad"] and "HTTP" in servers.states()["lost"]
+            lambda: tools_of(servers) and "HTTP" in servers.states()["bad"] and "HTTP" in servers.states()["lost"]
         )
         assert "refuses us (HTTP 401); is the token in BAD right?" in servers.states()["bad"]
         assert "answers with HTTP 404" in servers.states()["lost"]
@@ -384,9 +459,9 @@ async def test_a_server_over_http_gets_the_token_and_may_go_away_and_come_back(
         process.wait()
         with pytest.raises(ToolFailedError, match="ended during the call"):
             await call(servers, "good.add", a=1, b=2)
-        assert servers.tools() == []
+        assert tools_of(servers) == []
         http_fake(port)
-        await until(servers.tools)
+        await until(lambda: tools_of(servers))
         assert await call(servers, "good.add", a=1, b=2) == "3"
     finally:
         await servers.close()

@@ -187,7 +187,6 @@ async def test_stream_that_breaks_off_is_a_failed_step(plan: Plan) -> None:
         ("specialist", {"primary": "a", "specialist": "b"}, "specialist"),
         ("specialist", {"primary": "a", "specialist": "a"}, None),
         ("specialist", {"primary": "a"}, None),
-        ("primary", {"primary": "a", "specialist": "b"}, None),
         (None, {"primary": "a", "specialist": "b"}, None),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import pytest
+from sqlalchemy import select
 from tests.fakes.upstream import Behaviour
 from tests.flow.served_gateway import until
 from tests.server.swarm_turns.asking import (
@@ -23,6 +25,11 @@ from tests.server.swarm_turns.asking import (
     trace_of,
     user_key,
 )
+
+from everswarm.schemas.server import Scope
+from everswarm.server.auth import create_key
+from everswarm.server.database import Database
+from everswarm.server.feedback.tables import interactions
 
 
 def test_thread_goes_on_with_what_was_said_before(server, upstream):
@@ -205,3 +212,69 @@ def test_thread_is_exported_as_it_was_said(server):
     said_there = json.loads(lines.splitlines()[0])["messages"]
     assert [turn["content"] for turn in said_there] == ["capital of France?", ANSWER]
     assert ANSWER in get(server, f"/api/threads/{name}/export?format=markdown").raise_for_status().text
+
+
+def delete(server, name: str, *, key: str | None = None, **params: str) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key or server.key}"}
+    return httpx.delete(f"{server.url}/api/threads/{name}", headers=headers, params=params, timeout=30)
+
+
+@pytest.mark.parametrize("state", ["cut", "failed"])
+def test_deleted_thread_leaves_nothing_of_what_was_asked_and_not_answered(server, upstream, state):
+    name = chat(server, "My secret is xyzzy", headers=thread("new")).headers["X-Everswarm-Thread"]
+    before = len(upstream.requests)
+    if state == "cut":
+        upstream.behaviour = Behaviour(first_byte_seconds=600)
+        leave_when(server, lambda: len(upstream.requests) > before, "And now?", headers=thread(name))
+    else:
+        upstream.behaviour = Behaviour(status=400)
+        chat(server, "And now?", headers=thread(name))
+    until(lambda: sorted(row.state for row in stored(server)) == sorted(["complete", state]), what="the interactions")
+    assert delete(server, name).status_code == 204
+    assert stored(server) == []
+
+
+def test_answer_that_comes_after_its_thread_was_deleted_leaves_nothing(server, upstream):
+    name = chat(server, "My secret is xyzzy", headers=thread("new")).headers["X-Everswarm-Thread"]
+    upstream.behaviour = Behaviour(delay_seconds=0.05)
+    body = {"messages": [{"role": "user", "content": "And now?"}], "stream": True}
+    with server.http() as http, http.stream("POST", "/v1/chat/completions", json=body, headers=thread(name)) as answer:
+        parts = answer.iter_text()
+        next(parts)
+        assert delete(server, name).status_code == 204
+        list(parts)
+    assert stored(server) == []
+
+
+def test_reader_who_leaves_after_the_thread_was_deleted_leaves_nothing(server, upstream):
+    name = chat(server, "My secret is xyzzy", headers=thread("new")).headers["X-Everswarm-Thread"]
+    upstream.behaviour = Behaviour(repeat_forever=True, delay_seconds=0.01)
+    body = {"messages": [{"role": "user", "content": "And now?"}], "stream": True}
+    with server.http() as http, http.stream("POST", "/v1/chat/completions", json=body, headers=thread(name)) as answer:
+        next(answer.iter_text())
+        assert delete(server, name).status_code == 204
+        assert stored(server) == []
+    assert upstream.reader_left.wait(30)
+    server.stop()  # which waits for what is still to be stored and forgotten
+    opened = Database(server.app.state.database.url)
+    with opened.read() as connection:
+        assert connection.execute(select(interactions)).all() == []
+    opened.close()
+
+
+def test_failed_first_question_of_a_stream_keeps_its_trace_though_not_its_thread(server, upstream):
+    upstream.behaviour = Behaviour(status=400)
+    chat(server, "capital of France?", headers=thread("new"), stream=True)
+    (failed,) = until(lambda: stored(server), what="the interaction")
+    assert failed.state == "failed"
+    assert get(server, "/api/threads").json() == []
+
+
+def test_application_shows_and_deletes_the_threads_of_its_people(server, upstream):
+    key = create_key(server.app.state.database, scope=Scope.ADMIN, label="app").key
+    name = chat(server, "My secret", key=key, user="Ann Å", headers=thread("new")).headers["X-Everswarm-Thread"]
+    assert get(server, "/api/threads", key=key).json() == []
+    assert [found["id"] for found in get(server, "/api/threads?user=Ann%20%C3%85", key=key).json()] == [name]
+    assert delete(server, name, key=key).status_code == 404
+    assert delete(server, name, key=key, user="Ann Å").status_code == 204
+    assert stored(server) == []

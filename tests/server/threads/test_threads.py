@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,8 +18,19 @@ from everswarm.server.auth import Principal, create_key
 from everswarm.server.database import Database
 from everswarm.server.edge.problems import install_error_handlers
 from everswarm.server.feedback import NewInteraction, record_feedback, record_interaction
+from everswarm.server.feedback.service import State
 from everswarm.server.feedback.tables import interactions
-from everswarm.server.threads import NEW, History, append_turns, keep_summary, open_thread, service
+from everswarm.server.swarm.recording import Asker, Recording
+from everswarm.server.threads import (
+    NEW,
+    History,
+    append_turns,
+    drop_empty_thread,
+    forget_late_answer,
+    keep_summary,
+    open_thread,
+    service,
+)
 from everswarm.server.threads.routes import router
 from everswarm.server.threads.tables import thread_turns
 
@@ -61,10 +73,15 @@ def say(database: Database, thread_id: str, question: str, *, user: str = ANN.us
 
 
 def answered(database: Database, thread_id: str, question: str, *, principal: Principal = ANN) -> str:
-    messages = [{"role": "user", "content": question}]
-    id_ = record_interaction(database, NewInteraction(user=principal.user, messages=messages, response="an answer"))
+    id_ = asked(database, thread_id, question, user=principal.user)
     say(database, thread_id, question, user=principal.user, id_=id_)
     return id_
+
+
+def asked(database: Database, thread_id: str, question: str, *, user: str = ANN.user, state: State = "complete") -> str:
+    messages = [{"role": "user", "content": question}]
+    asked = NewInteraction(user=user, messages=messages, response="an answer", state=state, thread_id=thread_id)
+    return record_interaction(database, asked)
 
 
 def stored_interactions(database: Database) -> set[str]:
@@ -207,6 +224,76 @@ def test_deleting_a_thread_deletes_the_interactions_that_nobody_judged(database:
     assert [thread.id for thread in service.list_threads(database, user=ANN.user, before=None, limit=9)] == [other]
 
 
+@pytest.mark.parametrize("state", ["cut", "failed"])
+def test_deleting_a_thread_deletes_what_was_asked_and_not_answered_there(database: Database, state: State):
+    thread_id, other = begun(database, "a").thread_id, begun(database).thread_id
+    asked(database, thread_id, "b", state=state)
+    rated, elsewhere = (asked(database, name, "c", state=state) for name in (thread_id, other))
+    record_feedback(database, ANN, FeedbackRequest(interaction_id=rated, rating=1))
+    service.delete_thread(database, thread_id, user=ANN.user)
+    assert stored_interactions(database) == {rated, elsewhere}
+
+
+def test_interactions_of_a_person_whose_name_is_no_identifier_go_too(database: Database):
+    name = "Ann Ångström"
+    thread_id = begun(database, user=name).thread_id
+    asked(database, thread_id, "a", user=name)
+    service.delete_thread(database, thread_id, user=name)
+    assert stored_interactions(database) == set()
+
+
+def test_answer_to_a_deleted_thread_leaves_no_interaction_unless_it_was_judged(database: Database):
+    thread_id = begun(database, "one").thread_id
+    service.delete_thread(database, thread_id, user=ANN.user)
+    answered(database, thread_id, "two")
+    rated = asked(database, thread_id, "three")
+    record_feedback(database, ANN, FeedbackRequest(interaction_id=rated, rating=5))
+    say(database, thread_id, "three", id_=rated)
+    bens = asked(database, thread_id, "his", user=BEN.user)
+    say(database, thread_id, "forged", id_=bens)
+    assert stored_interactions(database) == {rated, bens}
+
+
+def test_stopped_answer_is_forgotten_where_its_thread_was_deleted_meanwhile(database: Database):
+    thread_id = begun(database, "one").thread_id
+    early = asked(database, thread_id, "two", state="cut")
+    assert not forget_late_answer(database, user=ANN.user, thread_id=thread_id, interaction_id=early)
+    assert stored_interactions(database) == {early}
+    service.delete_thread(database, thread_id, user=ANN.user)
+    late = asked(database, thread_id, "three", state="cut")
+    assert forget_late_answer(database, user=ANN.user, thread_id=thread_id, interaction_id=late)
+    assert stored_interactions(database) == set()
+
+
+def test_thread_in_which_nothing_was_said_is_dropped_and_what_was_asked_stays(database: Database):
+    empty, full = begun(database).thread_id, begun(database, "one").thread_id
+    failed = asked(database, empty, "a", state="failed")
+    for thread_id, user in ((full, ANN.user), (empty, BEN.user)):
+        drop_empty_thread(database, thread_id, user=user)
+    assert len(service.list_threads(database, user=ANN.user, before=None, limit=9)) == 2
+    drop_empty_thread(database, empty, user=ANN.user)
+    assert [thread.id for thread in service.list_threads(database, user=ANN.user, before=None, limit=9)] == [full]
+    assert stored_interactions(database) == {failed}
+
+
+async def recorded(database: Database, thread_id: str, *, is_stored: bool) -> None:
+    recording = Recording(database, asker=Asker(ANN.user), messages=[{"role": "user", "content": "q"}])
+    recording.thread_id, recording.thread_is_stored = thread_id, is_stored
+    recording.store("cut")
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_chat_that_is_stopped_after_its_thread_was_deleted_leaves_nothing(database: Database, is_stored: bool):
+    thread_id = begun(database).thread_id
+    asyncio.run(recorded(database, thread_id, is_stored=is_stored))
+    assert len(stored_interactions(database)) == 1
+    service.delete_thread(database, thread_id, user=ANN.user)
+    assert stored_interactions(database) == set()
+    asyncio.run(recorded(database, thread_id, is_stored=is_stored))
+    assert len(stored_interactions(database)) == (0 if is_stored else 1), "one that never was is not deleted"
+
+
 def test_interaction_of_somebody_else_is_not_deleted_with_a_thread(database: Database):
     bens = answered(database, begun(database, user=BEN.user).thread_id, "his", principal=BEN)
     thread_id = begun(database).thread_id
@@ -295,6 +382,44 @@ def test_key_of_another_user_sees_nothing(database: Database, http: TestClient):
             assert http.request(method, f"/api/threads/{id_}{path}", headers=other).status_code == 404
     worker = {"Authorization": f"Bearer {create_key(database, scope=Scope.WORKER, label='w').key}"}
     assert http.get("/api/threads", headers=worker).status_code == 403
+
+
+def test_admin_acts_for_the_person_of_its_chats(database: Database, http: TestClient):
+    id_ = begun(database, "one", user="ann").thread_id
+    admin = {"Authorization": f"Bearer {create_key(database, scope=Scope.ADMIN, label='app').key}"}
+    own = http.post("/api/threads", headers=admin).json()["id"]
+    made = http.post("/api/threads", headers=admin, params={"user": "ann"}).json()["id"]
+    listed = http.get("/api/threads", headers=admin, params={"user": "ann"}).json()
+    assert [thread["id"] for thread in listed] == [made, id_]
+    assert [thread["id"] for thread in http.get("/api/threads?user=", headers=admin).json()] == [own]
+    path = f"/api/threads/{id_}"
+    for method, end, body in (("GET", "", None), ("PATCH", "", {"title": "x"}), ("GET", "/export", None)):
+        assert http.request(method, path + end, headers=admin, json=body).status_code == 404
+        sent = http.request(method, path + end, headers=admin, json=body, params={"user": "ann"})
+        assert sent.status_code == 200
+    assert http.delete(path, headers=admin, params={"user": "ben"}).status_code == 404
+    assert http.delete(path, headers=admin, params={"user": "ann"}).status_code == 204
+
+
+@pytest.mark.parametrize("scope", [Scope.USER, Scope.DEVICE])
+def test_nobody_else_acts_for_another(database: Database, http: TestClient, scope: Scope):
+    id_ = begun(database, "one", user="ann").thread_id
+    key = create_key(database, scope=scope, label="other")
+    headers = {"Authorization": f"Bearer {key.key}"}
+    for method, path in (
+        ("GET", ""),
+        ("POST", ""),
+        ("GET", f"/{id_}"),
+        ("DELETE", f"/{id_}"),
+        ("GET", f"/{id_}/export"),
+    ):
+        refused = http.request(method, f"/api/threads{path}", headers=headers, params={"user": "ann"})
+        assert refused.status_code == 403
+        assert "only one with the scope admin may act for others. Leave `user` out." in refused.json()["detail"]
+    myself = Principal(key_id=key.id, scope=scope, label="other").user
+    assert http.get("/api/threads", headers=headers, params={"user": myself}).status_code == 200
+    for wrong in ("x" * 201, "a\x00b"):
+        assert http.get("/api/threads", headers=headers, params={"user": wrong}).status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 30.0
 def answered_thread(database: Database) -> tuple[str, str]:
     thread_id = service.create_thread(database, user=ANN, title=None).id
     messages = [{"role": "user", "content": "q"}]
-    id_ = record_interaction(database, NewInteraction(user=ANN, messages=messages, response="a"))
+    id_ = record_interaction(database, NewInteraction(user=ANN, messages=messages, response="a", thread_id=thread_id))
     append_turns(database, user=ANN, thread_id=thread_id, question="q", answer="a", interaction_id=id_)
     return thread_id, id_
 

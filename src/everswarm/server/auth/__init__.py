@@ -3,7 +3,7 @@
 Takes a bearer key; gives a `Principal`. Keeps only the hash of a key. Knows nothing of what the routes do.
 """
 
-from everswarm.server.auth.guard import PrincipalDep, authorise, principal_of_cached, require
+from everswarm.server.auth.guard import ActingUserDep, PrincipalDep, authorise, principal_of_cached, require
 from everswarm.server.auth.principal import Principal
 from everswarm.server.auth.service import (
     create_key,
@@ -14,6 +14,7 @@ from everswarm.server.auth.service import (
 )
 
 __all__ = [
+    "ActingUserDep",
     "Principal",
     "PrincipalDep",
     "authorise",

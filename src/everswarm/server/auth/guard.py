@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated
 
-from fastapi import Depends, Security
+from fastapi import Depends, Query, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -41,6 +41,35 @@ def require(*scopes: Scope) -> Callable[..., Awaitable[Principal]]:
 
 
 PrincipalDep = Annotated[Principal, Depends(require(*Scope))]  # any key that is known
+
+
+async def acting_user(
+    principal: Annotated[Principal, Depends(require(Scope.USER, Scope.DEVICE))],
+    user: Annotated[
+        str | None,
+        Query(
+            max_length=200,
+            pattern=r"^[^\x00]*$",
+            description="For whom an administrator's application acts: the `user` of its chats. Without it, yourself.",
+        ),
+    ] = None,
+) -> str:
+    """Return whose things a request is about: those of who calls, or of the person that an admin names.
+
+    Raises:
+        ForbiddenError: another key names somebody else.
+    """
+    if not user or user == principal.user:
+        return principal.user
+    if principal.scope is not Scope.ADMIN:
+        raise ForbiddenError(
+            f"This asks for what is of another user; the key {principal.label!r} has the scope "
+            f"{principal.scope.value}, and only one with the scope admin may act for others. Leave `user` out."
+        )
+    return user
+
+
+ActingUserDep = Annotated[str, Depends(acting_user)]
 
 
 async def authorise(headers: Iterable[tuple[bytes, bytes]], database: Database, *scopes: Scope) -> Principal:

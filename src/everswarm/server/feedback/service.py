@@ -52,6 +52,7 @@ class NewInteraction:
     completion_tokens: int | None = None
     latency_seconds: float | None = None
     trace: Mapping[str, Any] | None = None  # how the answer came about
+    thread_id: str | None = None  # the conversation that it belongs to
     id: str = field(default_factory=new_id)
 
 
@@ -73,6 +74,7 @@ def record_interaction(database: Database, interaction: NewInteraction) -> str:
         "completion_tokens": interaction.completion_tokens,
         "latency_seconds": interaction.latency_seconds,
         "trace": interaction.trace,
+        "thread_id": interaction.thread_id,
     }
     database.write_soon(interactions, row)
     return interaction.id

@@ -27,6 +27,7 @@ interactions = Table(
     Column("latency_seconds", Float),
     Column("trace", JSON(none_as_null=True)),  # who did what for the answer; `schemas.trace.Trace` but for the id
     Column("escalated_to", String(200)),  # the swarm's interaction that answers it again; asked for by its device
+    Column("thread_id", String(36), index=True),  # deleted with it, unless judged; no foreign key: it may come later
     Index(None, "user", "created_at"),
     Index(None, "sender", "source"),
     Index(None, "created_at"),

@@ -13,6 +13,7 @@ from everswarm.errors import ConfigurationError
 from everswarm.settings import EndpointSettings, EngineSettings, Settings
 
 EMBEDDED = "embedded"
+SWARM = "everswarm"  # the model name that leaves the choice to the swarm
 EMBEDDED_ANSWER_SECONDS = 600.0  # a whole answer on a slow processor, with others in front
 
 
@@ -63,7 +64,9 @@ def expand(settings: Settings) -> list[EndpointSettings]:
     table = [entry for written_entry in written for entry in _fill(written_entry, settings.engine, unbound)]
     _check_names(table)
     _check_engine(table, settings.engine)
-    return _bind_roles(table, settings)
+    bound = _bind_roles(table, settings)
+    _check_models(bound, settings)
+    return bound
 
 
 def embedded_entry(engine: EngineSettings, written: EndpointSettings | None = None) -> EndpointSettings:
@@ -137,6 +140,22 @@ def _check_names(table: list[EndpointSettings]) -> None:
     double = next((name for name in names if names.count(name) > 1), None)
     if double:
         raise ConfigurationError(f"Two endpoints have the name '{double}'. Give each [[endpoints]] a name of its own.")
+
+
+def _check_models(table: list[EndpointSettings], settings: Settings) -> None:
+    """Refuse a model that is named like something else that a chat may ask for."""
+    for entry in table:
+        if entry.model == SWARM:
+            raise ConfigurationError(
+                f"The model of the endpoint '{entry.name}' is named '{SWARM}', and a chat for '{SWARM}' leaves the "
+                "choice to the swarm. Rename the model on its server."
+            )
+        if entry.model in settings.roles and entry.model not in entry.roles:
+            raise ConfigurationError(
+                f"The model of the endpoint '{entry.name}' is named '{entry.model}' like a role that the endpoint "
+                f"does not serve, and a chat for that role would go there. Rename the model on its server, or add "
+                f"'{entry.model}' to the endpoint's roles."
+            )
 
 
 def _check_engine(table: list[EndpointSettings], engine: EngineSettings) -> None:

@@ -145,6 +145,14 @@ class Gateway:
         """The roles that are served."""
         return self._roles
 
+    def check_target(self, name: str) -> None:
+        """Return where something serves the role or model `name`.
+
+        Raises:
+            NotFoundError: nothing does; says what there is.
+        """
+        candidates(self._endpoints, [name])
+
     def models_of(self, role: str) -> frozenset[str]:
         """Return the models that serve `role`."""
         return frozenset(endpoint.model for endpoint in self._endpoints if role in endpoint.roles)

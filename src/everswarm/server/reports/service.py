@@ -17,6 +17,7 @@ from everswarm.server.reports.repository import State
 
 OPERATIONAL = "operational"
 STARTING = "starting"
+TOOL_TROUBLES = ("not started", "cannot be started", "refuses us")  # what those without a key may know
 CyclesState = Literal["ready", "starting", "failed"]
 
 
@@ -54,8 +55,18 @@ class Overview(Record):
     next_step: str
 
 
-def health_of(*, endpoints: Mapping[str, str], cycles: CyclesState, database_answers: bool) -> Health:
-    """Return the state of the server. One endpoint that works is enough for `models`; the others become problems."""
+def health_of(
+    *,
+    endpoints: Mapping[str, str],
+    cycles: CyclesState,
+    database_answers: bool,
+    tool_servers: Mapping[str, str] | None = None,
+) -> Health:
+    """Return the state of the server. One endpoint that works is enough for `models`; the others become problems.
+
+    A tool server that starts is no problem, as chats do not wait for it.
+    """
+    tools = dict(tool_servers or {})
     models: Literal["operational", "starting", "unavailable"] = "unavailable"
     if OPERATIONAL in endpoints.values():
         models = "operational"
@@ -64,6 +75,7 @@ def health_of(*, endpoints: Mapping[str, str], cycles: CyclesState, database_ans
     problems = [f"endpoint {name}: {state}" for name, state in endpoints.items() if state != OPERATIONAL]
     if not endpoints:
         problems.append("endpoints: none is configured; enable [engine] or add [[endpoints]] in everswarm.toml")
+    problems += [f"tool server {name}: {state}" for name, state in tools.items() if not _is_well(state)]
     if cycles != "ready":
         problems.append(f"cycles: {cycles}" + ("; the server's log says why" if cycles == "failed" else ""))
     if not database_answers:
@@ -75,7 +87,22 @@ def health_of(*, endpoints: Mapping[str, str], cycles: CyclesState, database_ans
         version=everswarm.__version__,
         endpoints=dict(endpoints),
         problems=problems,
+        tool_servers=tools,
     )
+
+
+def tools_in_short(states: Mapping[str, str]) -> dict[str, str]:
+    """Return the states of tool servers without addresses, programs and variables, for those who have no key."""
+    return {
+        name: state
+        if _is_well(state)
+        else next((trouble for trouble in TOOL_TROUBLES if trouble in state), "not connected")
+        for name, state in states.items()
+    }
+
+
+def _is_well(tool_state: str) -> bool:
+    return tool_state == OPERATIONAL or tool_state.startswith(STARTING)
 
 
 def overview_of(database: Database, *, needed: int) -> Overview:

@@ -44,8 +44,9 @@ class Budget:
         Raises:
             OverBudgetError: not even the shortest answer fits.
         """
+        least_tokens = min(answer_tokens, LEAST_ANSWER_TOKENS)
         answer_tokens = min(answer_tokens, self.left_tokens - prompt_tokens)
-        if answer_tokens < LEAST_ANSWER_TOKENS:
+        if answer_tokens < least_tokens:
             raise OverBudgetError(
                 f"a call of {prompt_tokens} tokens and an answer does not fit into the {self.left_tokens} that are left"
             )

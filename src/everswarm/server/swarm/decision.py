@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from everswarm.errors import BadRequestError, EverswarmError
+from everswarm.server.gateway.prompt_size import estimate_prompt_tokens
 from everswarm.server.swarm.budget import Budget, OverBudgetError
 from everswarm.server.swarm.routing import COORDINATOR, Route
 from everswarm.server.swarm.run import Ask, Run, text_of
 
 DECISION_TOKENS = 60
-PROMPT_TOKENS = 400  # around the question
+REPAIR_TOKENS = 500  # of what could not be used, and of the words that say so
 QUESTION_CHARACTERS = 1200
 SECONDS = 20.0  # of all calls; who answers is not worth a longer wait
 MOST_CALLS = 3  # with a schema, without one where the endpoint has none, and one repair
@@ -25,8 +26,9 @@ async def decide(run: Run) -> Route:
     if COORDINATOR not in roles:
         return run.route
     run.tell("the coordinator decides who answers")
-    run.budget = Budget(MOST_CALLS * (PROMPT_TOKENS + QUESTION_CHARACTERS + DECISION_TOKENS))
     messages = _messages(run, roles)
+    run.budget = Budget(worst_case_tokens(run))
+    run.trace.declare(run.budget.left_tokens)
     fields: dict[str, Any] = {"response_format": _format(roles), "temperature": 0}
     try:
         async with asyncio.timeout(SECONDS):
@@ -49,6 +51,14 @@ async def decide(run: Run) -> Route:
         run.trace.note("the coordinator gave no decision that can be used, so the rules decided")
         return run.route
     return run.route._replace(role=role, reason=f"{run.route.reason}; the coordinator chose the {role}")
+
+
+def worst_case_tokens(run: Run) -> int:
+    """Return the most tokens that a decision may cost, by the estimate."""
+    prompt = estimate_prompt_tokens(
+        {"messages": _messages(run, run.gateway.roles), "response_format": _format(run.gateway.roles)}
+    )
+    return MOST_CALLS * (prompt + REPAIR_TOKENS + DECISION_TOKENS)
 
 
 async def _asked(run: Run, messages: Sequence[Mapping[str, Any]], fields: dict[str, Any]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from everswarm.identifiers import new_id
@@ -11,6 +14,9 @@ from everswarm.server.database import Database
 from everswarm.server.feedback.reading import printable
 from everswarm.server.feedback.service import NewInteraction, State, record_interaction
 from everswarm.server.swarm.trace import Traced
+from everswarm.server.threads import forget_late_answer
+
+_log = logging.getLogger(__name__)
 
 
 class Asker(NamedTuple):
@@ -31,6 +37,8 @@ class Recording:
         self.messages = messages  # as the models are asked, without what roles and tools add
         self.trace: Traced | None = None
         self.on_end: Callable[[], None] | None = None
+        self.thread_id: str | None = None  # the conversation that it belongs to, and is deleted with
+        self.thread_is_stored = False  # so that it is gone only if somebody deleted it
         self._started = time.monotonic()
         self._parts: list[str] = []
         self._tokens: Mapping[str, Any] = {}
@@ -86,8 +94,22 @@ class Recording:
             completion_tokens=_count(self._tokens.get("completion_tokens")),
             latency_seconds=round(time.monotonic() - self._started, 3),
             trace=None if self.trace is None else self.trace.stored(),
+            thread_id=self.thread_id,
         )
         record_interaction(self._database, interaction)
+        if state != "complete" and self.thread_id is not None and self.thread_is_stored:
+            self._forget_if_late(self.thread_id)
+
+    def _forget_if_late(self, thread_id: str) -> None:
+        """Look whether the thread was deleted meanwhile; behind the back of who left, and of who is told an error."""
+        forget = partial(forget_late_answer, self._database, user=self._asker.user, thread_id=thread_id)
+        looking = asyncio.get_running_loop().run_in_executor(None, partial(forget, interaction_id=self.id))
+        looking.add_done_callback(_log_problem)
+
+
+def _log_problem(looking: asyncio.Future[bool]) -> None:
+    if not looking.cancelled() and (error := looking.exception()) is not None:
+        _log.warning("a stopped answer could not be compared with its thread: %s", error)
 
 
 def _count(value: object) -> int | None:

@@ -48,7 +48,7 @@ class Route(NamedTuple):
     strategy: StrategyName
     reason: str  # for people
     is_sure: bool  # else it may be worth asking the coordinator
-    lookups: tuple[str, ...] = ()  # built-in tools to ask before the model: `clock`, `documents`
+    lookups: tuple[str, ...] = ()  # built-in tools to ask before the model: `calculator`, `clock`, `documents`
 
 
 def route(
@@ -60,6 +60,7 @@ def route(
     tools_wanted: bool = False,
     has_documents: bool = False,
     only_single: bool = False,
+    is_shaped: bool = False,
     classifier: Classifier | None = None,
 ) -> Route:
     """Choose a role and a strategy.
@@ -72,6 +73,7 @@ def route(
         tools_wanted: a configured tool is for just this.
         has_documents: whoever asks has documents to search.
         only_single: the request can only be passed on as it is: it has tools of its own, `n` or `logprobs`.
+        is_shaped: the answer should have a form that only a model can give it: a schema, a system prompt.
         classifier: learnt from what people thought of earlier answers.
     """
     kinds = _kinds(signals, tools_wanted=tools_wanted, has_documents=has_documents)
@@ -87,7 +89,10 @@ def route(
         if preferred is not None and preferred[1] >= MARGIN:
             reason = f"{reason}; such answers of the {preferred[0]} were liked more than those of the {role}"
             role, is_sure = preferred[0], True
-    return Route(kind, role, strategy, reason, is_sure, () if only_single else _lookups(kind, signals))
+    lookups = () if only_single else _lookups(kind, signals)
+    if strategy == "calculate" and is_shaped:
+        strategy, lookups = "single", ("calculator",)  # the model words what the calculator knows
+    return Route(kind, role, strategy, reason, is_sure, lookups)
 
 
 def _kinds(signals: Signals, *, tools_wanted: bool, has_documents: bool) -> list[Kind]:

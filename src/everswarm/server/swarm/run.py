@@ -55,6 +55,8 @@ class Run:
     answer_tokens: int  # of one answer, at most
     streams: bool = False  # the reader wants the last call piece by piece
     tell: Callable[[str], None] = lambda text: None  # what goes on, for the reader
+    is_named: bool = False  # the request names who answers
+    is_wished: bool = False  # it names the strategy
     role_for: Callable[[str], str] = lambda text: "primary"  # who is good at a part of the request
     toolbox: Toolbox | None = None
     tools: Mapping[str, Tool] = field(default_factory=dict)  # that the role may use for this request
@@ -150,6 +152,11 @@ class Run:
     def keep(self, tokens: int) -> AbstractContextManager[None]:
         """Leave so many tokens of the budget alone meanwhile."""
         return nullcontext() if self.budget is None else self.budget.keep(tokens)
+
+    @property
+    def needs_no_model(self) -> bool:
+        """Whether the whole question is a sum, which is calculated."""
+        return self.route.strategy == "calculate" and self.route.kind == "arithmetic"
 
     def say(self, text: str, *, model: str) -> Answered:
         """Return an answer that no model gave."""

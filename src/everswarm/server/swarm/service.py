@@ -20,21 +20,21 @@ from everswarm.server.database import Database
 from everswarm.server.gateway import Answered, AnsweredStream, Call, Gateway
 from everswarm.server.gateway.completions import as_chunks
 from everswarm.server.swarm.classifier import load as load_classifier
+from everswarm.server.swarm.decision import worst_case_tokens as decision_tokens
 from everswarm.server.swarm.recording import Asker, Recording
 from everswarm.server.swarm.requests import Chat, ChatRequest, Wishes
 from everswarm.server.swarm.run import Reply
 from everswarm.server.swarm.spans import emit, open_tracer
-from everswarm.server.swarm.strategies import STRATEGIES, worst_case_tokens
 from everswarm.server.swarm.strategies import answer as answer_by_strategy
+from everswarm.server.swarm.strategies import declared_tokens
 from everswarm.server.swarm.tools.calculator import CALCULATOR
 from everswarm.server.swarm.tools.clock import CLOCK
 from everswarm.server.swarm.tools.documents import documents_tool
 from everswarm.server.swarm.tools.mcp_servers import ToolServers
 from everswarm.server.swarm.tools.toolbox import Toolbox
-from everswarm.server.swarm.trace import Traced
+from everswarm.server.swarm.trace import Traced, is_model_call
 from everswarm.server.swarm.turns import Planner, Turn
-from everswarm.server.threads import append_turns
-from everswarm.server.threads.service import delete_thread
+from everswarm.server.threads import append_turns, drop_empty_thread
 from everswarm.settings import Settings
 
 ROUTER_FILE = "router.json"  # in the home: what was learnt from logged outcomes
@@ -99,6 +99,8 @@ class Swarm:
         turn = Turn(run, recording, chat.wants_usage, question=run.question)
         if wishes.thread is not None:
             await self._planner.open_thread(turn, wishes.thread)
+            if turn.thread is not None:
+                recording.thread_id, recording.thread_is_stored = turn.thread.thread_id, not turn.thread.is_new
         return turn
 
     async def answer(self, turn: Turn) -> Answered:
@@ -140,7 +142,9 @@ class Swarm:
         """Delete the thread that `turn` began, if its id was told to nobody and nothing was said in it."""
         if turn.begins_thread and turn.thread is not None:
             with contextlib.suppress(EverswarmError):  # a full disk, or it is gone: what went wrong before is told
-                await run_in_threadpool(delete_thread, self._database, turn.thread.thread_id, user=turn.run.call.user)
+                await run_in_threadpool(
+                    drop_empty_thread, self._database, turn.thread.thread_id, user=turn.run.call.user
+                )
 
     async def answer_batched(self, request: ChatRequest, *, user: str) -> dict[str, Any]:
         """Return the `chat.completion` for one request of a batch of `user`; raises what `Gateway.chat` raises.
@@ -162,16 +166,16 @@ class Swarm:
     def worst_case_tokens(self, call: Call, wishes: Wishes = NO_WISHES) -> int:
         """Return the most tokens that the answer may cost, by the estimate; nothing is sent."""
         run = self._planner.plan(call, wishes, streams=False)
-        return worst_case_tokens(STRATEGIES[run.route.strategy], run)
+        return declared_tokens(run) + (decision_tokens(run) if self._planner.may_decide(run) else 0)
 
     async def _reply(self, turn: Turn) -> Reply:
         """Return the answer of the strategy; a whole one with the interaction's id, and what all its calls cost."""
         run = turn.run
-        if not run.route.is_sure:
-            await self._planner.decide(run)
-        if run.route.lookups:
+        if "documents" in run.route.lookups:
             await self._planner.find_documents(run)
-        if turn.thread is not None:
+        if self._planner.may_decide(run):
+            await self._planner.decide(run)
+        if turn.thread is not None and not run.needs_no_model:
             await self._planner.go_on(run, turn.thread)
             if turn.recording is not None:
                 turn.recording.messages = run.call.payload["messages"]
@@ -182,7 +186,7 @@ class Swarm:
                 response["id"] = turn.recording.id
             if run.trace.model_calls > 1:
                 response["usage"] = _usage(run.trace)
-            return Answered(reply.endpoint, reply.model, reply.role, response, reply.cached)
+            return Answered(reply.endpoint, reply.model, reply.role, response, reply.cached and _is_free(run.trace))
         return reply
 
     async def _recorded(
@@ -195,7 +199,7 @@ class Swarm:
                 shown = []
                 for chunk in together:
                     if several and chunk.get("usage"):
-                        chunk["usage"] = _usage(turn.run.trace)
+                        chunk = {**chunk, "usage": _usage(turn.run.trace)}  # noqa: PLW2901  # others may read this one
                     recording.take(chunk)
                     if chunk.get("choices") or turn.wants_usage:
                         shown.append({**chunk, "id": recording.id})
@@ -268,6 +272,11 @@ def _usage(trace: Traced) -> dict[str, int]:
     """Return what all calls of an answer cost together."""
     prompt, answer = trace.prompt_tokens, trace.completion_tokens
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def _is_free(trace: Traced) -> bool:
+    """Say whether every call was answered from the cache."""
+    return all(step.cached for step in trace.steps if is_model_call(step))
 
 
 def _lower(wished: Priority, allowed: Priority) -> Priority:

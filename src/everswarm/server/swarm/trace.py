@@ -78,6 +78,10 @@ class Traced:
         if text not in self.notes:
             self.notes.append(text)
 
+    def declare(self, tokens: int) -> None:
+        """Note what comes to the most that this answer may cost."""
+        self.worst_case_tokens = (self.worst_case_tokens or 0) + tokens
+
     @property
     def prompt_tokens(self) -> int:
         """Of all calls so far."""
@@ -99,10 +103,10 @@ class Traced:
             "schema_version": 1,
             "kind": self.kind,
             "strategy": self.strategy,
-            "reason": self.reason,
+            "reason": _storable(self.reason),
             "role": self.role,
             "wished_strategy": self.wished_strategy,
-            "notes": self.notes,
+            "notes": [_storable(note) for note in self.notes],
             "worst_case_tokens": self.worst_case_tokens,
             "model_calls": self.model_calls,
             "prompt_tokens": self.prompt_tokens,
@@ -113,7 +117,7 @@ class Traced:
 
     def _stored(self, step: Step) -> dict[str, Any]:
         ended = time.monotonic() if step.ended is None else step.ended
-        told = {name: value for name in _PLAIN if (value := getattr(step, name))}
+        told = {name: _storable(value) for name in _PLAIN if (value := getattr(step, name))}
         told["outcome"] = step.outcome
         told["started_seconds"] = round(step.started - self.started, 3)
         told["seconds"] = round(ended - step.started, 3)
@@ -143,6 +147,15 @@ def is_model_call(step: Step | TraceStep) -> bool:
 def read_trace(interaction_id: str, stored: Mapping[str, Any]) -> Trace:
     """Return the record of a stored trace."""
     return Trace(interaction_id=interaction_id, **stored)
+
+
+def _storable(value: Any) -> Any:
+    """Return a JSON value without the NUL character, which Postgres cannot read back."""
+    if isinstance(value, str):
+        return value.replace("\x00", "")
+    if isinstance(value, dict):
+        return {_storable(name): _storable(item) for name, item in value.items()}
+    return [_storable(item) for item in value] if isinstance(value, list) else value
 
 
 def _count(value: object) -> int | None:

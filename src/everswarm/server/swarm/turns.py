@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,12 +18,12 @@ from everswarm.server.gateway.prompt_size import estimate_prompt_tokens
 from everswarm.server.swarm.budget import OverBudgetError
 from everswarm.server.swarm.classifier import Classifier
 from everswarm.server.swarm.decision import decide
-from everswarm.server.swarm.kinds import StrategyName
+from everswarm.server.swarm.kinds import Kind, StrategyName
 from everswarm.server.swarm.recording import Recording
 from everswarm.server.swarm.requests import Wishes
 from everswarm.server.swarm.routing import PRIMARY, SWARM, Route, route
 from everswarm.server.swarm.run import Ask, Run, text_of
-from everswarm.server.swarm.signals import read_signals
+from everswarm.server.swarm.signals import Signals, read_signals
 from everswarm.server.swarm.strategies.tools import RESULT_TOKENS, STEP_TOKENS
 from everswarm.server.swarm.tools.tool import Tool
 from everswarm.server.swarm.tools.toolbox import Toolbox
@@ -32,6 +33,7 @@ from everswarm.server.threads.service import create_thread
 from everswarm.settings import RoleSettings, SwarmSettings
 
 HALF_OF_THE_QUOTA = 0.5  # must be left before the coordinator is asked
+SHORT_ANSWER_TOKENS = 16  # into which a sum and its result fit
 _ONE_CALL_FIELDS = ("tools", "functions", "logprobs")  # only one call can give what these ask for
 
 
@@ -82,10 +84,7 @@ class Planner:
         model = payload.get("model", SWARM)
         self._check_served(model)
         signals = read_signals(payload["messages"]) if model == SWARM else None
-        if signals is None:
-            chosen = Route("other", model, "single", f"asked for as '{model}'", True)
-        else:
-            chosen = self._route(signals, payload)
+        chosen = self._named(model, payload, wishes) if signals is None else self._route(signals, payload)
         if wishes.strategy is not None:
             chosen = self._wished(chosen, wishes.strategy, payload)
         targets = [model] if signals is None else self._targets(chosen.role)
@@ -98,36 +97,53 @@ class Planner:
             question=question_of(payload["messages"]),
             answer_tokens=_answer_tokens(payload) or self._settings.answer_tokens,
             streams=streams,
-            role_for=self._role_for,
+            is_named=signals is None,
+            is_wished=wishes.strategy is not None,
+            role_for=self._role_for if signals is not None else lambda _text: str(model),
             toolbox=self._toolbox,
             tool_steps=self._settings.tool_steps,
         )
         if signals is not None and not _is_one_call(payload):
-            self._choose_tools(run, signals, is_wished=wishes.strategy is not None)
+            self._choose_tools(run, signals)
         return run
 
-    async def decide(self, run: Run) -> None:
-        """Ask the coordinator who answers, where the rules are unsure, it can matter, and the quota allows it."""
+    def _named(self, model: str, payload: Payload, wishes: Wishes) -> Route:
+        """Return the route to who was asked for by name; what it is about matters to a strategy alone."""
+        kind: Kind = "other"
+        if wishes.strategy is not None:
+            self._gateway.check_target(model)  # before a stream says that several calls are on their way
+            kind = self._route(read_signals(payload["messages"]), payload).kind
+        return Route(kind, model, "single", f"asked for as '{model}'", True)
+
+    def may_decide(self, run: Run) -> bool:
+        """Say whether the coordinator is to be asked: the rules are unsure, it can matter, and the quota allows it."""
         if run.route.is_sure or not self._settings.ask_coordinator or _is_one_call(run.call.payload):
-            return
+            return False
         models = {self._gateway.models_of(role) for role in self._gateway.roles}
-        if len(models) < 2 or self._gateway.left_share(self._gateway.roles) < HALF_OF_THE_QUOTA:
-            return
-        ruled = run.route.role
-        run.route = await decide(run)
-        run.trace.reason = run.route.reason
-        run.call = replace(run.call, targets=self._targets(run.route.role))
-        if run.tools and run.route.role != ruled:  # whose allow-list is another
-            run.tools = self._wanted_tools(run)
+        return len(models) > 1 and self._gateway.left_share(self._gateway.roles) >= HALF_OF_THE_QUOTA
+
+    async def decide(self, run: Run) -> None:
+        """Ask the coordinator who answers."""
+        self._change_route(run, await decide(run))
 
     async def find_documents(self, run: Run) -> None:
-        """Leave the documents out where the user has none."""
-        if "documents" in run.route.lookups and not await run_in_threadpool(
-            has_documents, self._database, run.call.user
-        ):
-            lookups = tuple(name for name in run.route.lookups if name != "documents")
-            run.route = run.route._replace(lookups=lookups)
-            run.trace.note("there are no documents of yours to search")
+        """Have it be about something else where the user has no documents."""
+        if await run_in_threadpool(has_documents, self._database, run.call.user):
+            return
+        payload, ruled = run.call.payload, run.route
+        found = self._route(read_signals(payload["messages"]), payload, has_documents=False)
+        if run.is_wished:
+            found = found._replace(strategy=ruled.strategy, reason=ruled.reason)
+        self._change_route(run, found)
+        run.trace.note("there are no documents of yours to search")
+
+    def _change_route(self, run: Run, route: Route) -> None:
+        """Send the run elsewhere, with the tools of who answers now."""
+        ruled, run.route = run.route, route
+        run.trace.kind, run.trace.reason = route.kind, route.reason
+        run.call = replace(run.call, targets=self._targets(route.role))
+        if run.tools and route.role != ruled.role:
+            run.tools = self._wanted_tools(run)
 
     async def open_thread(self, turn: Turn, thread_id: str) -> None:
         """Give the turn what was said before in a thread.
@@ -160,11 +176,15 @@ class Planner:
             run.tell("the conversation is made short")
             messages = summary_request(turns, summary)
             ask = Ask(run.route.role, "compact", "it is too long", messages=messages, answer_tokens=length)
+            run.trace.declare(estimate_prompt_tokens({"messages": messages}) + length)
             try:
-                return text_of(await run.ask(ask)) or None
+                async with asyncio.timeout(self._settings.deadline_seconds):
+                    return text_of(await run.ask(ask)) or None
             except (EverswarmError, OverBudgetError) as error:
                 run.trace.note(f"earlier turns could not be summed up: {error}")
-                return None
+            except TimeoutError:
+                run.trace.note(f"earlier turns were not summed up within {self._settings.deadline_seconds:.0f} s")
+            return None
 
         compacted = await compact(
             payload["messages"],
@@ -185,24 +205,28 @@ class Planner:
             )
         run.call = replace(run.call, payload={**payload, "messages": compacted.messages})
 
-    def _route(self, signals: Any, payload: Payload, *, tools_wanted: bool = False) -> Route:
+    def _route(
+        self, signals: Signals, payload: Payload, *, tools_wanted: bool = False, has_documents: bool = True
+    ) -> Route:
+        """Return the route by the rules; `find_documents` looks later, for those few who ask for theirs."""
         return route(
             signals,
             good_at=self._good_at,
             served=self._gateway.roles,
             strategies=self._settings.strategies,
             tools_wanted=tools_wanted,
-            has_documents=True,  # `find_documents` looks, for those few who ask for them
+            has_documents=has_documents,
             only_single=_is_one_call(payload),
+            is_shaped=_is_shaped(payload),
             classifier=self.classifier,
         )
 
-    def _choose_tools(self, run: Run, signals: Any, *, is_wished: bool) -> None:
+    def _choose_tools(self, run: Run, signals: Signals) -> None:
         """Give the run those tools of servers that its question seems to want, from its role's allow-list."""
         wanted = self._wanted_tools(run)
         if wanted and run.route.kind == "other":
             found = self._route(signals, run.call.payload, tools_wanted=True)._replace(role=run.route.role)
-            if is_wished:
+            if run.is_wished:
                 found = found._replace(strategy=run.route.strategy, reason=run.route.reason)
             run.route = found
             run.trace.kind, run.trace.reason = found.kind, found.reason
@@ -262,6 +286,17 @@ def _added_tokens(run: Run, role: RoleSettings | None) -> int:
 
 def _is_one_call(payload: Payload) -> bool:
     return (payload.get("n") or 1) > 1 or any(payload.get(name) for name in _ONE_CALL_FIELDS)
+
+
+def _is_shaped(payload: Payload) -> bool:
+    """Say whether the answer should have a form that only a model can give it."""
+    form = payload.get("response_format")
+    return (
+        bool(payload.get("stop"))
+        or (isinstance(form, Mapping) and form.get("type", "text") != "text")
+        or (_answer_tokens(payload) or SHORT_ANSWER_TOKENS) < SHORT_ANSWER_TOKENS
+        or any(message.get("role") in ("system", "developer") for message in payload.get("messages", ()))
+    )
 
 
 def _answer_tokens(payload: Payload) -> int | None:

@@ -4,9 +4,16 @@ Takes questions with their answers; gives a conversation back, whole or compacte
 Knows nothing of who answers: the call that writes a summary is handed in.
 """
 
-from everswarm.server.threads.compaction import Compacted, Summarise, compact, compact_messages
+from everswarm.server.threads.compaction import Compacted, Summarise, compact
 from everswarm.server.threads.history import History, Turn
-from everswarm.server.threads.service import NEW, append_turns, keep_summary, open_thread
+from everswarm.server.threads.service import (
+    NEW,
+    append_turns,
+    drop_empty_thread,
+    forget_late_answer,
+    keep_summary,
+    open_thread,
+)
 from everswarm.server.threads.summary import SUMMARY_PROMPT, summary_request, summary_tokens
 
 __all__ = [
@@ -18,7 +25,8 @@ __all__ = [
     "Turn",
     "append_turns",
     "compact",
-    "compact_messages",
+    "drop_empty_thread",
+    "forget_late_answer",
     "keep_summary",
     "open_thread",
     "summary_request",

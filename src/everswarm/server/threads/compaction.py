@@ -8,6 +8,7 @@ When a summary must be made, so much goes into it that the next questions fit wi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from everswarm.server.threads.summary import (
 Summarise = Callable[[list[Message], str | None], Awaitable[str | None]]  # turns, earlier summary; None: could not
 
 GROWTH_PART = 4  # a quarter of the budget stays free for the next turns, when a summary is made
+LONG_CHARACTERS = 20_000  # of a conversation that is weighed in a thread: others are answered meanwhile
 LEAST_SUMMARY_CHARACTERS = 100  # a shorter one says nothing
 UNDERSTOOD = "Understood."  # the reply to the summary
 SYSTEM_ROLES = ("system", "developer")
@@ -38,7 +40,6 @@ class Compacted(NamedTuple):
     messages: list[Message]
     summary: str | None
     upto: int  # the position of the last turn that is in `summary`
-    was_compacted: bool
     note: str  # for the trace: what is not there word for word
 
 
@@ -60,50 +61,24 @@ async def compact(
         BadRequestError: the question with the system messages does not fit.
     """
     prompt = _Prompt.of(messages, budget_tokens, estimate)
-    exchanges = _exchanges(history.turns)
-    if prompt.fits("", exchanges):
-        return Compacted(prompt.around("", exchanges), history.summary, history.summary_upto, False, "")
-    prompt.check_question()
-    unfolded = [exchange for exchange in exchanges if exchange[-1].position > history.summary_upto]
-    if history.summary and prompt.fits(summary_preface(history.summary, left_out=0), unfolded):
-        return _compacted(prompt, history, unfolded)
-    kept = _kept_beside_a_summary(prompt, unfolded)
-    dropped = unfolded[: len(unfolded) - len(kept)]
-    if not dropped:
-        return _compacted(prompt, history, kept)
-    summary = await _summarised(prompt, history, dropped, kept, summarise)
-    if summary:
-        return _compacted(prompt, history._replace(summary=summary, summary_upto=dropped[-1][-1].position), kept)
-    return _compacted(prompt, history, _kept_without_a_new_summary(prompt, history, unfolded))
-
-
-def compact_messages(
-    messages: Sequence[Mapping[str, Any]], *, budget_tokens: int, estimate: Estimate
-) -> tuple[list[Message], str]:
-    """Return a conversation that no thread keeps, at most `budget_tokens` by `estimate`, and a note of what is missing.
-
-    System messages and the last question stay, and as many of the newest exchanges (a question, and all until the
-    next) as fit; no model is asked. The note is empty where nothing is missing.
-
-    Raises:
-        BadRequestError: the last question with the system messages does not fit.
-    """
-    if estimate({"messages": list(messages)}) <= budget_tokens:
-        return [dict(message) for message in messages], ""
-    told = [message for message in messages if message.get("role") not in SYSTEM_ROLES]
-    systems = [message for message in messages if message.get("role") in SYSTEM_ROLES]
-    starts = [number for number, message in enumerate(told) if message.get("role") == "user"] or [0]
-    prompt = _Prompt.of([*systems, *told[starts[-1] :]], budget_tokens, estimate)
-    prompt.check_question()
-    count = most(len(starts) - 1, lambda count: prompt.fits_raw(told[starts[-1 - count] : starts[-1]]))
-    kept = told[starts[-1 - count] : starts[-1]]
-    left_out = starts[-1] - len(kept)
-    preface = summary_preface(None, left_out=left_out)
-    with_note = [*_as_exchange(preface), *kept]
-    return prompt.around_raw(with_note if prompt.fits_raw(with_note) else kept), _note(0, left_out)
+    is_long = sum(len(turn.content) for turn in history.turns) > LONG_CHARACTERS
+    begun = await asyncio.to_thread(_begin, prompt, history) if is_long else _begin(prompt, history)
+    if isinstance(begun, Compacted):
+        return begun
+    summary = await summarise(begun.turns, history.summary) if begun.turns else None
+    return _end(prompt, history, begun, summary)
 
 
 Exchange = list[Turn]  # a question and its answer
+
+
+class _Dropped(NamedTuple):
+    """What a summary is wanted of."""
+
+    turns: list[Message]  # as the model is asked; none where no summary could be shown
+    upto: int
+    kept: list[Exchange]  # beside the summary
+    unfolded: list[Exchange]  # all that no summary has
 
 
 @dataclass(frozen=True)
@@ -122,17 +97,10 @@ class _Prompt:
         return cls(systems, question, budget_tokens, estimate)
 
     def around(self, preface: str, exchanges: Sequence[Exchange]) -> list[Message]:
-        turns = [{"role": turn.role, "content": turn.content} for exchange in exchanges for turn in exchange]
-        return self.around_raw([*_as_exchange(preface), *turns])
-
-    def around_raw(self, between: Sequence[Mapping[str, Any]]) -> list[Message]:
-        return [*self.systems, *map(dict, between), *self.question]
+        return [*self.systems, *_as_exchange(preface), *_messages(exchanges), *self.question]
 
     def fits(self, preface: str, exchanges: Sequence[Exchange], *, free_tokens: int = 0) -> bool:
         return self._size(self.around(preface, exchanges)) + free_tokens <= self.budget_tokens
-
-    def fits_raw(self, between: Sequence[Mapping[str, Any]]) -> bool:
-        return self._size(self.around_raw(between)) <= self.budget_tokens
 
     def newest(self, preface: str, exchanges: list[Exchange], *, free_tokens: int = 0) -> list[Exchange]:
         """Return as many of the newest exchanges as fit beside `preface`."""
@@ -154,6 +122,30 @@ class _Prompt:
 
     def _size(self, messages: list[Message]) -> int:
         return self.estimate({"messages": messages}) if messages else 0
+
+
+def _begin(prompt: _Prompt, history: History) -> Compacted | _Dropped:
+    """Return the prompt, or what must be summarised first."""
+    exchanges = _exchanges(history.turns)
+    if prompt.fits("", exchanges):
+        return Compacted(prompt.around("", exchanges), history.summary, history.summary_upto, "")
+    prompt.check_question()
+    unfolded = [exchange for exchange in exchanges if exchange[-1].position > history.summary_upto]
+    if history.summary and prompt.fits(summary_preface(history.summary, left_out=0), unfolded):
+        return _compacted(prompt, history, unfolded)
+    kept = _kept_beside_a_summary(prompt, unfolded)
+    dropped = unfolded[: len(unfolded) - len(kept)]
+    if not dropped:
+        return _compacted(prompt, history, kept)
+    return _Dropped(_to_summarise(prompt, history, dropped, kept), dropped[-1][-1].position, kept, unfolded)
+
+
+def _end(prompt: _Prompt, history: History, dropped: _Dropped, summary: str | None) -> Compacted:
+    """Return the prompt with the new summary, or as it can be without one."""
+    told = _within_share(prompt, (summary or "").strip())
+    if told:
+        return _compacted(prompt, history._replace(summary=told, summary_upto=dropped.upto), dropped.kept)
+    return _compacted(prompt, history, _kept_without_a_new_summary(prompt, history, dropped.unfolded))
 
 
 def _exchanges(turns: Sequence[Turn]) -> list[Exchange]:
@@ -179,17 +171,12 @@ def _kept_without_a_new_summary(prompt: _Prompt, history: History, exchanges: li
     return prompt.newest(preface, exchanges) or prompt.newest("", exchanges[-1:])
 
 
-async def _summarised(
-    prompt: _Prompt, history: History, dropped: list[Exchange], kept: list[Exchange], summarise: Summarise
-) -> str:
-    """Return a summary of the earlier one and what is dropped now; nothing where it could not be made, or not shown."""
+def _to_summarise(prompt: _Prompt, history: History, dropped: list[Exchange], kept: list[Exchange]) -> list[Message]:
+    """Return what is dropped now, short enough to ask for its summary; nothing where none could be shown."""
     if not prompt.fits(summary_preface("x" * LEAST_SUMMARY_CHARACTERS, left_out=0), kept):
-        return ""
+        return []
     budget, estimate = prompt.budget_tokens, prompt.estimate
-    turns = [{"role": turn.role, "content": turn.content} for exchange in dropped for turn in exchange]
-    short = shortened_turns(turns, history.summary, budget_tokens=budget, estimate=estimate)
-    summary = await summarise(short, history.summary) if short else None
-    return _within_share(prompt, (summary or "").strip())
+    return shortened_turns(_messages(dropped), history.summary, budget_tokens=budget, estimate=estimate)
 
 
 def _within_share(prompt: _Prompt, summary: str) -> str:
@@ -209,7 +196,11 @@ def _compacted(prompt: _Prompt, history: History, kept: list[Exchange]) -> Compa
     if not prompt.fits(preface, kept):
         preface = ""
     note = _note(len(history.turns) - kept_turns - left_out, left_out)
-    return Compacted(prompt.around(preface, kept), history.summary, history.summary_upto, True, note)
+    return Compacted(prompt.around(preface, kept), history.summary, history.summary_upto, note)
+
+
+def _messages(exchanges: Sequence[Exchange]) -> list[Message]:
+    return [{"role": turn.role, "content": turn.content} for exchange in exchanges for turn in exchange]
 
 
 def _as_exchange(preface: str) -> list[Message]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, func, or_, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, select, update
 
 from everswarm.server.feedback.tables import feedback, interactions
 from everswarm.server.threads.tables import thread_turns, threads
@@ -79,21 +79,28 @@ def delete_thread(connection: Connection, thread_id: str) -> None:
     connection.execute(delete(threads).where(threads.c.id == thread_id))
 
 
-def delete_unjudged_interactions(connection: Connection, thread_id: str, *, user: str) -> int:
-    """Delete the interactions of a thread that no judgement names; return how many that were.
+def delete_empty_thread(connection: Connection, thread_id: str, *, user: str) -> None:
+    """Delete a thread in which nothing was said."""
+    said = select(thread_turns.c.thread_id).where(thread_turns.c.thread_id == thread_id).exists()
+    connection.execute(delete(threads).where(threads.c.id == thread_id, threads.c.user == user, ~said))
 
-    Those are held first: a judgement that is given at this moment is either seen, or comes too late.
+
+def delete_unjudged_interactions(connection: Connection, thread_id: str, *, asker: str, only: str | None = None) -> int:
+    """Delete the interactions of `asker` in a thread that no judgement names; return how many that were.
+
+    With `only` that one alone. Those are held first: a judgement that is given at this moment is either seen, or comes
+    too late.
     """
-    named = select(thread_turns.c.interaction_id).where(
-        thread_turns.c.thread_id == thread_id, thread_turns.c.interaction_id.is_not(None)
-    )
-    owned = or_(interactions.c.user == user, interactions.c.sender == user)
-    wanted = select(interactions.c.id).where(interactions.c.id.in_(named), owned).order_by(interactions.c.id)
-    connection.execute(wanted.with_for_update()).all()
+    wanted = [interactions.c.thread_id == thread_id, interactions.c.user == asker]
+    if only is not None:
+        wanted.append(interactions.c.id == only)
+    named = select(interactions.c.id).where(*wanted)
+    connection.execute(named.order_by(interactions.c.id).with_for_update()).all()
     judged = select(feedback.c.id).where(feedback.c.interaction_id == interactions.c.id).exists()
     preferred = select(feedback.c.preferred_over).where(feedback.c.preferred_over.in_(named))
-    unjudged = (interactions.c.id.in_(named), owned, ~judged, interactions.c.id.not_in(preferred))
-    return connection.execute(delete(interactions).where(*unjudged)).rowcount
+    return connection.execute(
+        delete(interactions).where(*wanted, ~judged, interactions.c.id.not_in(preferred))
+    ).rowcount
 
 
 def _threads_of(user: str) -> Select[Any]:

@@ -12,7 +12,7 @@ from everswarm.identifiers import new_id
 from everswarm.schemas.interaction import MAX_TEXT_CHARACTERS
 from everswarm.schemas.thread import ThreadDetail, ThreadTurn, ThreadView
 from everswarm.server.database import Database, take_turns
-from everswarm.server.feedback.reading import printable
+from everswarm.server.feedback.reading import identifier_of, printable
 from everswarm.server.threads import repository
 from everswarm.server.threads.history import History, Turn
 
@@ -80,8 +80,26 @@ def delete_thread(database: Database, thread_id: str, *, user: str) -> None:
     """
     with database.transaction() as connection:
         _existing(connection, thread_id, user=user, hold=True)
-        repository.delete_unjudged_interactions(connection, thread_id, user=user)
+        repository.delete_unjudged_interactions(connection, thread_id, asker=identifier_of(user))
         repository.delete_thread(connection, thread_id)
+
+
+def drop_empty_thread(database: Database, thread_id: str, *, user: str) -> None:
+    """Delete a thread in which nothing was said; what was asked there stays, because nobody wanted it deleted."""
+    with database.transaction() as connection:
+        repository.delete_empty_thread(connection, thread_id, user=user)
+
+
+def forget_late_answer(database: Database, *, user: str, thread_id: str, interaction_id: str) -> bool:
+    """Delete an unjudged interaction whose thread was deleted before it was stored; say whether that was so.
+
+    Its user asked for the deletion of all that was said there. The thread must have been stored.
+    """
+    with database.transaction() as connection:
+        if repository.find_thread(connection, thread_id, user=user, hold=True) is not None:
+            return False
+        _forget(connection, thread_id, interaction_id, user=user)
+    return True
 
 
 def open_thread(database: Database, *, user: str, thread_id: str) -> History:
@@ -118,7 +136,8 @@ def append_turns(
     """Add a question and its answer, both or neither, behind what others have added meanwhile.
 
     Each keeps its first 100,000 characters, as in its interaction. The limits were checked when the thread was opened,
-    so that no answer is lost. Of a thread that was deleted meanwhile nothing is stored.
+    so that no answer is lost. Of a thread that was deleted meanwhile nothing is stored, and the interaction is deleted
+    too, unless it was judged.
     """
     now = datetime.now(UTC)
     said = [("user", _kept(question), None), ("assistant", _kept(answer), interaction_id)]
@@ -126,7 +145,7 @@ def append_turns(
         if is_new:
             _begin(connection, thread_id, user=user, title=None, now=now)
         if not repository.touch_thread(connection, thread_id, user=user, title=_title_of(question), now=now):
-            _log.info("the thread %s was deleted before the answer %s came", thread_id, interaction_id)
+            _forget(connection, thread_id, interaction_id, user=user)
             return
         last = repository.last_position(connection, thread_id)
         rows = [
@@ -141,6 +160,12 @@ def append_turns(
             for position, (role, content, named) in enumerate(said, start=last + 1)
         ]
         repository.insert_turns(connection, rows)
+
+
+def _forget(connection: Connection, thread_id: str, interaction_id: str, *, user: str) -> None:
+    _log.info("the thread %s was deleted before the answer %s came", thread_id, interaction_id)
+    asker = identifier_of(user)
+    repository.delete_unjudged_interactions(connection, thread_id, asker=asker, only=interaction_id)
 
 
 def keep_summary(database: Database, *, thread_id: str, summary: str, upto: int) -> None:

@@ -4,7 +4,7 @@ A strategy takes a run and returns the answer, whole or as it comes. It never sp
 budget sees to that. What the evidence says of each: docs/experiments.md.
 """
 
-from everswarm.server.swarm.strategies.answering import answer
-from everswarm.server.swarm.strategies.table import STRATEGIES, Strategy, worst_case_tokens
+from everswarm.server.swarm.strategies.answering import answer, declared_tokens
+from everswarm.server.swarm.strategies.table import STRATEGIES, Strategy
 
-__all__ = ["STRATEGIES", "Strategy", "answer", "worst_case_tokens"]
+__all__ = ["STRATEGIES", "Strategy", "answer", "declared_tokens"]

@@ -15,7 +15,8 @@ from everswarm.server.swarm.strategies.tools import look_up
 async def answer(run: Run, *, deadline_seconds: float) -> Reply:
     """Return the answer to the request of `run`.
 
-    What fails on the way is in the trace; the best answer so far is given where there is one.
+    What fails on the way is in the trace; the best answer so far is given where there is one. The deadline is of
+    several calls, and does not count what the first may wait for a quota; one call has the timeout of its endpoint.
 
     Raises:
         EverswarmError: what `Gateway.chat` raises, where no answer came at all.
@@ -25,11 +26,14 @@ async def answer(run: Run, *, deadline_seconds: float) -> Reply:
     strategy = await _affordable(run, _wanted(run))
     run.trace.strategy = strategy.name
     if strategy is STRATEGIES["single"]:
+        if run.trace.worst_case_tokens is not None:  # a decision or a summary came before it
+            run.trace.declare(worst_case_tokens(strategy, run))
         return await strategy.answer(run)
     run.budget = Budget(worst_case_tokens(strategy, run))
-    run.trace.worst_case_tokens = run.budget.left_tokens
+    run.trace.declare(run.budget.left_tokens)
+    waits = run.call.wait_seconds  # for a quota, before the first call: that is not the models' time
     try:
-        async with asyncio.timeout(deadline_seconds):
+        async with asyncio.timeout(None if waits is None else deadline_seconds + waits):
             reply = await strategy.answer(run)
     except TimeoutError:
         reply = _best(run, UnavailableError(f"No model answered within {deadline_seconds:.0f} s. Try again."))
@@ -39,6 +43,11 @@ async def answer(run: Run, *, deadline_seconds: float) -> Reply:
         reply = _best(run, error)
     run.trace.role = reply.role
     return reply
+
+
+def declared_tokens(run: Run) -> int:
+    """Return the most that the strategy of `run` may cost, by the estimate."""
+    return worst_case_tokens(_wanted(run), run)
 
 
 def _wanted(run: Run) -> Strategy:

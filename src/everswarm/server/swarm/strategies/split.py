@@ -19,12 +19,16 @@ MOST_PARTS = 4
 PART_CHARACTERS = 300  # so that it fits into PART_PROMPT_TOKENS in any script; the whole request stands above it
 PLAN_ANSWER_TOKENS = 200
 PLAN_PROMPT_TOKENS = 200
-PART_PROMPT_TOKENS = 900  # of the part itself, and the words around it
+PART_PROMPT_TOKENS = 900  # of the part itself, and the words around it, in any script
+ASCII_PART_PROMPT_TOKENS = 400
 TASK = (
     "Below are answers to the parts of the last request, by several assistants. Put them together into one answer to "
     "the whole request, in the order of the parts. Keep what they say; do not mention the assistants."
 )
 _ITEM = re.compile(r"^[ \t]*(?:\d{1,3}[.)]|[-*•])[ \t]+(\S.*)$", re.MULTILINE)
+_NUMBER = re.compile(r"(?:^|\s)(\d{1,2})[.)]\s+(?=\S)")
+_QUESTION = re.compile(r"[^.!?\n]+\?")
+READ_CHARACTERS = 4000
 _PLAN_FORMAT: dict[str, Any] = {
     "type": "json_schema",
     "json_schema": {
@@ -72,8 +76,9 @@ def worst_case(run: Run) -> Sequence[Planned]:
     role = run.route.role
     size = run.size(*run.gateway.roles) if run.gateway.roles else run.size(role)
     answer_tokens = part_tokens(run)
-    part = size.prompt_tokens + PART_PROMPT_TOKENS + answer_tokens
-    parts = MOST_PARTS * (draft_tokens(answer_tokens) + PART_PROMPT_TOKENS)
+    around = ASCII_PART_PROMPT_TOKENS if run.question.isascii() else PART_PROMPT_TOKENS
+    part = size.prompt_tokens + around + answer_tokens
+    parts = MOST_PARTS * (draft_tokens(answer_tokens) + around)
     return [
         Planned(_planner(run), size.prompt_tokens + PLAN_PROMPT_TOKENS + PLAN_ANSWER_TOKENS),
         *[Planned(role, part)] * MOST_PARTS,
@@ -88,11 +93,17 @@ def part_tokens(run: Run) -> int:
 
 def listed_parts(question: str) -> list[str]:
     """Return the parts that a request lists itself, as items or as questions in a row; none where it does not."""
-    items = [item.strip()[:PART_CHARACTERS] for item in _ITEM.findall(question)]
+    items = [item.strip() for item in _ITEM.findall(question)]
     if len(items) < 2:
-        lines = [line.strip() for line in question.splitlines()]
-        items = [line[:PART_CHARACTERS] for line in lines if line.endswith("?")]
-    return items if 2 <= len(items) <= MOST_PARTS else []
+        items = _numbered(question) or [sentence.strip() for sentence in _QUESTION.findall(question[:READ_CHARACTERS])]
+    return [item[:PART_CHARACTERS] for item in items] if 2 <= len(items) <= MOST_PARTS else []
+
+
+def _numbered(question: str) -> list[str]:
+    """Return the items that stand in one line, numbered from 1 on: `1. a river 2. a planet`."""
+    _, *pieces = _NUMBER.split(question[:READ_CHARACTERS])
+    numbers, items = pieces[::2], pieces[1::2]
+    return [item.strip() for item in items] if numbers == [str(place) for place in range(1, len(numbers) + 1)] else []
 
 
 async def _planned_parts(run: Run) -> list[str]:
@@ -121,7 +132,7 @@ async def _planned_parts(run: Run) -> list[str]:
 
 
 def _planner(run: Run) -> str:
-    return COORDINATOR if COORDINATOR in run.gateway.roles else run.route.role
+    return COORDINATOR if COORDINATOR in run.gateway.roles and not run.is_named else run.route.role
 
 
 def read_parts(text: str) -> list[str]:

@@ -23,6 +23,7 @@ from everswarm.server.swarm.budget import OverBudgetError, Planned
 from everswarm.server.swarm.roles import with_system
 from everswarm.server.swarm.run import Ask, Reply, Run
 from everswarm.server.swarm.strategies.writing import with_appendix
+from everswarm.server.swarm.tools.calculator import read_sum
 from everswarm.server.swarm.tools.fence import clean_values, explain, fence, new_nonce
 from everswarm.server.swarm.tools.tool import Tool
 from everswarm.server.swarm.tools.toolbox import ToolResult
@@ -45,13 +46,18 @@ async def look_up(run: Run) -> None:
     nonce, room = new_nonce(), _Room()
     shown = []
     for name in run.route.lookups:
-        arguments = {"query": run.question} if name == "documents" else {}
-        result = await _result(run, allowed, name, arguments)
+        result = await _result(run, allowed, name, _looked_up_with(name, run.question))
         if result.outcome == "done":
             shown.append(fence(room.cut(result.text), source=name, nonce=nonce))
     if shown:
         messages = with_appendix(with_system(run.messages, explain(nonce)), "\n\n".join(shown))
         run.call = replace(run.call, payload={**run.call.payload, "messages": messages})
+
+
+def _looked_up_with(name: str, question: str) -> dict[str, str]:
+    if name == "documents":
+        return {"query": question}
+    return {"expression": read_sum(question) or question} if name == "calculator" else {}
 
 
 async def with_tools(run: Run) -> Reply:

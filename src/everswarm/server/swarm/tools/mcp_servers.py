@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from everswarm.llm.control_tokens import clean, clean_values
 from everswarm.server.swarm.tools.mcp_streams import (
@@ -41,7 +41,6 @@ MOST_TOOLS = 128  # of one server
 NAME_CHARACTERS = 64
 DESCRIPTION_CHARACTERS = 500
 SCHEMA_CHARACTERS = 8000  # of one tool: models read it with each question
-LOG_BYTES = 1024 * 1024  # of what a command said on standard error; then the file starts anew
 OPERATIONAL = "operational"
 
 _log = logging.getLogger(__name__)
@@ -76,10 +75,6 @@ class ToolServers:
                 await asyncio.wait(waiting, timeout=wait_seconds)
         for server in self._servers:
             server.disconnect("stopped")
-
-    def tools(self) -> list[Tool]:
-        """Return the tools of all servers that are connected now."""
-        return [tool for tools in self.by_server().values() for tool in tools]
 
     def by_server(self) -> Mapping[str, list[Tool]]:
         """Return the tools by the name of their server; each server that is configured is there."""
@@ -170,7 +165,6 @@ class _Server:
                     self._stirred.clear()
                     async with asyncio.timeout(START_SECONDS):
                         self._have(await self._list(client))
-                self._shorten_log()
 
     def _streams(self, stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> Any:
         settings = self._settings
@@ -181,9 +175,9 @@ class _Server:
                 answer_seconds=max(300.0, settings.timeout_seconds),
                 refused=self._refused,
             )
-        errors = stack.enter_context(_opened(self._log_path))
+        log = stack.enter_context(_opened(self._log_path))
         return process_streams(
-            settings.command, environment=child_environment(settings.env), errors=errors, lost=self._is_lost
+            settings.command, environment=child_environment(settings.env), log=log, lost=self._is_lost
         )
 
     def _is_lost(self, reason: str) -> None:
@@ -206,11 +200,6 @@ class _Server:
         if described(tools) != described(self.tools):
             self.tools = tools
             self._changed()
-
-    def _shorten_log(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._log_path is not None and self._log_path.stat().st_size > LOG_BYTES:
-                os.truncate(self._log_path, 0)
 
     async def _list(self, client: Client) -> dict[str, Tool]:
         """Return the server's tools by the name that models call them by, those that can be used."""
@@ -253,7 +242,7 @@ class _Server:
         )
 
     async def _call(self, tool: str, arguments: Arguments) -> str:
-        """Return what the tool said.
+        """Return what the tool said; who calls it gives it up when `timeout_seconds` are over.
 
         Raises:
             ToolFailedError: it failed, or its server did.
@@ -265,12 +254,11 @@ class _Server:
             raise ToolFailedError(f"the tool server '{self.name}' is not connected: {self.state}")
         self._calls += 1
         try:
-            async with asyncio.timeout(self._settings.timeout_seconds):
-                result = await self._client.call_tool(tool, dict(arguments))
-        except TimeoutError as error:
+            result = await self._client.call_tool(tool, dict(arguments))
+        except asyncio.CancelledError:  # given up, perhaps because it hangs
             if self._calls == 1:  # a busy one may be late
                 self._stirred.set()
-            raise ToolFailedError(f"did not answer within {self._settings.timeout_seconds:g} s") from error
+            raise
         except MCPError as error:
             self._stirred.set()
             if error.code == CONNECTION_CLOSED:
@@ -352,16 +340,14 @@ def _words(error: BaseException, settings: ToolServerSettings, status: int) -> s
 
 
 @contextlib.contextmanager
-def _opened(path: Path | None) -> Iterator[int | IO[Any]]:
-    """Yield where a command's standard error goes; readable by us alone."""
+def _opened(path: Path | None) -> Iterator[BinaryIO | None]:
+    """Yield the file for what a command says on standard error, readable by us alone; None where nobody reads it."""
     if path is None:
-        yield asyncio.subprocess.DEVNULL
+        yield None
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    with os.fdopen(os.open(path, flags, 0o600), "ab") as file:
-        if path.stat().st_size > LOG_BYTES:
-            file.truncate(0)
+    with os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0) as file:
         yield file
 
 

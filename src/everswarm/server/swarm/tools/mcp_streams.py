@@ -14,7 +14,9 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from dotenv import dotenv_values
 
 if TYPE_CHECKING:
     import httpx2
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     Outgoing = MemoryObjectReceiveStream[SessionMessage]
 
 MESSAGE_BYTES = 16 * 1024 * 1024  # of one message from a server; who sends more is cut off
+LOG_BYTES = 1024 * 1024  # of what a command said on standard error; then the file starts anew
+LOG_ANEW_SECONDS = 60.0  # it does so at most once in these: what a flood says in between is dropped
+LAST_WORDS_SECONDS = 0.5  # to read what a child that has ended still said
 LEAVE_SECONDS = 1.0  # that a child has to leave by itself, then after SIGTERM
 CONNECT_SECONDS = 10.0
 BASIC_VARIABLES = frozenset(  # what a program needs to find its files; nothing of ours
@@ -32,6 +37,12 @@ BASIC_VARIABLES = frozenset(  # what a program needs to find its files; nothing 
     "SYSTEMROOT SYSTEMDRIVE WINDIR COMSPEC PATHEXT APPDATA LOCALAPPDATA PROGRAMDATA PROGRAMFILES "
     "USERPROFILE USERNAME HOMEDRIVE HOMEPATH".split()
 )
+LAUNCHER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG; it outlives the exec
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -46,42 +57,41 @@ def child_environment(names: Sequence[str]) -> dict[str, str]:
     Raises:
         VariableMissingError: one of `names` is not set.
     """
-    for name in names:
-        variable(name)
-    return {name: os.environ[name] for name in (*BASIC_VARIABLES, *names) if name in os.environ}
+    basic = {name: os.environ[name] for name in BASIC_VARIABLES if name in os.environ}
+    return basic | {name: variable(name) for name in names}
 
 
 def variable(name: str) -> str:
-    """Return the value of `name` in our environment.
+    """Return the value of `name` in our environment, or else in the file `.env`.
 
     Raises:
         VariableMissingError: it is not set.
     """
-    if not os.environ.get(name):
+    value = os.environ.get(name) or dotenv_values(".env").get(name)
+    if not value:
         raise VariableMissingError(f"the variable {name} is not set")
-    return os.environ[name]
+    return value
 
 
 @contextlib.asynccontextmanager
 async def process_streams(
-    command: Sequence[str], *, environment: Mapping[str, str], errors: int | IO[Any], lost: Callable[[str], None]
+    command: Sequence[str], *, environment: Mapping[str, str], log: BinaryIO | None, lost: Callable[[str], None]
 ) -> AsyncIterator[Any]:
     """Start `command` and yield the SDK's pair of streams to it; at the end it and its children are gone.
 
-    `errors` takes its standard error; `lost` is told, in words, when it can be spoken to no more.
+    `log` takes what it says on standard error, at most `LOG_BYTES`; `lost` is told, in words, when it can be spoken to
+    no more.
 
     Raises:
         OSError: it cannot be started.
     """
     import anyio
 
-    program = shutil.which(command[0], path=environment.get("PATH")) or command[0]
     process = await asyncio.create_subprocess_exec(
-        program,
-        *command[1:],
+        *_command_line(command, path=environment.get("PATH")),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        stderr=errors,
+        stderr=asyncio.subprocess.DEVNULL if log is None else asyncio.subprocess.PIPE,
         env=dict(environment),
         start_new_session=True,  # so that all that it starts can be ended with it
         limit=MESSAGE_BYTES,
@@ -92,6 +102,7 @@ async def process_streams(
         asyncio.create_task(_read(process, incoming, lost)),
         asyncio.create_task(_write(process, outgoing)),
     ]
+    logging_task = asyncio.create_task(_keep_log(process, log))
     try:
         yield read, write
     finally:
@@ -99,7 +110,39 @@ async def process_streams(
             task.cancel()
         for stream in (read, write, outgoing, incoming):
             stream.close()
-        await _end(process)
+        try:
+            await _end(process)
+            await asyncio.wait([logging_task], timeout=LAST_WORDS_SECONDS)
+        finally:
+            logging_task.cancel()
+            with contextlib.suppress(AttributeError, PermissionError):
+                process._transport.close()  # type: ignore[attr-defined]  # nothing public closes its pipes
+
+
+def _command_line(command: Sequence[str], *, path: str | None) -> list[str]:
+    """Return what to start: on Linux by way of a launcher, so that the child is told to leave when we are killed.
+
+    The end of its input alone does not make one leave that is busy.
+    """
+    program = shutil.which(command[0], path=path)
+    if program is None or not sys.platform.startswith("linux"):
+        return [program or command[0], *command[1:]]
+    return [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), program, *command[1:]]
+
+
+async def _keep_log(process: asyncio.subprocess.Process, log: BinaryIO | None) -> None:
+    """Write to `log` what the child says on standard error; read on when it is full, so that the child never waits."""
+    if log is None or process.stderr is None:
+        return
+    clock = asyncio.get_running_loop().time
+    size_bytes, anew_at = os.fstat(log.fileno()).st_size, clock()
+    while piece := await process.stderr.read(LOG_BYTES):
+        with contextlib.suppress(OSError):  # a disk that is full stops nobody
+            if size_bytes + len(piece) > LOG_BYTES and clock() >= anew_at:
+                log.truncate(0)
+                size_bytes, anew_at = 0, clock() + LOG_ANEW_SECONDS
+            if size_bytes + len(piece) <= LOG_BYTES:
+                size_bytes += log.write(piece)
 
 
 async def _read(process: asyncio.subprocess.Process, incoming: Incoming, lost: Callable[[str], None]) -> None:
@@ -154,8 +197,6 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         if sys.platform != "win32":
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-        with contextlib.suppress(AttributeError, PermissionError):
-            process._transport.close()  # type: ignore[attr-defined]  # nothing public closes its pipes
 
 
 async def _has_ended(process: asyncio.subprocess.Process, within_seconds: float) -> bool:
