@@ -30,9 +30,10 @@ interactions = APIRouter(prefix="/api/interactions", tags=["swarm"])
 async def create_chat_completion(_principal: Caller, body: ChatRequest) -> None:
     """Answer a chat. The answer's `id`, also in the header `X-Interaction-Id`, is what `/api/feedback` judges.
 
-    Headers: `X-Everswarm-Priority` (interactive, device, batch), `X-Everswarm-Wait-Seconds` (how long it may wait for a
-    spent quota), `X-Everswarm-Cache` (auto: at temperature 0; on; off), `X-Everswarm-Strategy` (auto, single, calculate,
-    cascade, vote, split, synthesise), `X-Everswarm-Thread` (new, or the id of a thread: what was said before need not be sent).
+    Headers: `X-Everswarm-Priority` (interactive, device, batch), `X-Everswarm-Wait-Seconds` (how long it may wait for
+    a spent quota), `X-Everswarm-Cache` (auto: at temperature 0; on; off), `X-Everswarm-Strategy` (auto, single,
+    calculate, cascade, vote, split, synthesise), `X-Everswarm-Thread` (new, or the id of a thread: what was said
+    before need not be sent).
     """
     raise AssertionError("edge.express answers this path; the route is its documentation")
 
