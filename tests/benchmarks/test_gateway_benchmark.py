@@ -25,6 +25,7 @@ TABLE = {
     "CPU per 64-chunk stream": 1.5,
     "CPU per 64-chunk stream / LiteLLM": 0.025,
     "CPU per request / bare pass-through": 1.9,
+    "CPU that the swarm adds to one call": 0.3,
     "p50 through / direct, 20 ms upstream": 1.15,
     "CPU per cache hit": 0.25,
     "upstream tokens of cache hits": 0.0,
@@ -49,6 +50,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def answers_of(*contenders: str, cpu_ms: tuple[float, ...]) -> Measured:
     measured = Measured(mock_requests_per_second=100_000, start_cpu_seconds=[1.0])
+    measured.orchestration_ms = {"gateway": [0.2 for _ in cpu_ms], "swarm": [0.3 for _ in cpu_ms]}
     for scenario in ("miss", "alone", "stream", "paced stream", "hit", "open loop"):
         for who in contenders:
             factor = {"everswarm": 1.0, "bare": 0.5, "litellm": 40.0, "direct": 0.01}[who]
@@ -80,6 +82,13 @@ def test_what_was_not_measured_is_null_and_says_why() -> None:
     assert "needs --litellm" in rows["CPU per request / LiteLLM"].how
     assert rows["memory slope in the last half"].value is None
     assert "100k requests" in rows["memory slope in the last half"].how
+
+
+def test_what_the_swarm_adds_is_the_difference_within_each_round() -> None:
+    measured = answers_of("direct", "bare", "everswarm", cpu_ms=(0.3, 0.3, 0.3))
+    measured.orchestration_ms = {"gateway": [0.2, 0.3, 0.1], "swarm": [0.3, 0.35, 0.4]}
+    row = next(row for row in rows_of(measured, Plan()) if row.metric == "CPU that the swarm adds to one call")
+    assert row.value == pytest.approx(0.1)
 
 
 def test_memory_slope_is_that_of_the_last_half() -> None:
