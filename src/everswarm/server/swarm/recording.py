@@ -13,7 +13,7 @@ from everswarm.identifiers import new_id
 from everswarm.server.database import Database
 from everswarm.server.feedback.reading import printable
 from everswarm.server.feedback.service import NewInteraction, State, record_interaction
-from everswarm.server.swarm.trace import Traced
+from everswarm.server.swarm.trace import Traced, read_count
 from everswarm.server.threads import forget_late_answer
 
 _log = logging.getLogger(__name__)
@@ -90,8 +90,8 @@ class Recording:
             role=role,
             model=model or None,
             endpoint=endpoint or None,
-            prompt_tokens=_count(self._tokens.get("prompt_tokens")),
-            completion_tokens=_count(self._tokens.get("completion_tokens")),
+            prompt_tokens=read_count(self._tokens.get("prompt_tokens")),
+            completion_tokens=read_count(self._tokens.get("completion_tokens")),
             latency_seconds=round(time.monotonic() - self._started, 3),
             trace=None if self.trace is None else self.trace.stored(),
             thread_id=self.thread_id,
@@ -110,7 +110,3 @@ class Recording:
 def _log_problem(looking: asyncio.Future[bool]) -> None:
     if not looking.cancelled() and (error := looking.exception()) is not None:
         _log.warning("a stopped answer could not be compared with its thread: %s", error)
-
-
-def _count(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < 2**31 else None

@@ -10,7 +10,7 @@ from everswarm.server.swarm.kinds import Kind, StrategyName
 from everswarm.server.swarm.signals import PARTS, Signals
 
 SWARM = "everswarm"  # the model name that leaves the choice to us
-PRIMARY, COORDINATOR, SPECIALIST = "primary", "coordinator", "specialist"
+PRIMARY, COORDINATOR = "primary", "coordinator"
 
 LONG_WORDS = 120  # a text of so many, in which the rules see nothing, may be about anything
 _TIME_WORDS = 30  # of a question that is about the date and nothing else

@@ -40,8 +40,8 @@ class Step:
     def count(self, usage: object) -> None:
         """Note what an answer says that it cost; one from the cache costs nothing."""
         if isinstance(usage, Mapping) and usage and not self.cached:
-            self.prompt_tokens = _count(usage.get("prompt_tokens"))
-            self.completion_tokens = _count(usage.get("completion_tokens"))
+            self.prompt_tokens = read_count(usage.get("prompt_tokens"))
+            self.completion_tokens = read_count(usage.get("completion_tokens"))
 
     def end(self, outcome: str = "done", detail: str = "") -> None:
         """It is over."""
@@ -158,5 +158,6 @@ def _storable(value: Any) -> Any:
     return [_storable(item) for item in value] if isinstance(value, list) else value
 
 
-def _count(value: object) -> int | None:
+def read_count(value: object) -> int | None:
+    """Return a number of tokens that an endpoint told; None where it is none."""
     return value if type(value) is int and 0 <= value < 2**31 else None

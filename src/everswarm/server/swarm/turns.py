@@ -83,7 +83,7 @@ class Planner:
         payload = call.payload
         model = payload.get("model", SWARM)
         self._check_served(model)
-        signals = read_signals(payload["messages"]) if model == SWARM else None
+        signals = _signals_of(payload) if model == SWARM else None
         chosen = self._named(model, payload, wishes) if signals is None else self._route(signals, payload)
         if wishes.strategy is not None:
             chosen = self._wished(chosen, wishes.strategy, payload)
@@ -112,7 +112,7 @@ class Planner:
         kind: Kind = "other"
         if wishes.strategy is not None:
             self._gateway.check_target(model)  # before a stream says that several calls are on their way
-            kind = self._route(read_signals(payload["messages"]), payload).kind
+            kind = self._route(_signals_of(payload), payload).kind
         return Route(kind, model, "single", f"asked for as '{model}'", True)
 
     def may_decide(self, run: Run) -> bool:
@@ -131,7 +131,7 @@ class Planner:
         if await run_in_threadpool(has_documents, self._database, run.call.user):
             return
         payload, ruled = run.call.payload, run.route
-        found = self._route(read_signals(payload["messages"]), payload, has_documents=False)
+        found = self._route(_signals_of(payload), payload, has_documents=False)
         if run.is_wished:
             found = found._replace(strategy=ruled.strategy, reason=ruled.reason)
         self._change_route(run, found)
@@ -264,6 +264,11 @@ class Planner:
 
     def _role_for(self, text: str) -> str:
         return self._route(read_signals([{"role": "user", "content": text}]), {}).role
+
+
+def _signals_of(payload: Payload) -> Signals:
+    form = payload.get("response_format")
+    return read_signals(payload["messages"], wants_tools=bool(payload.get("tools")), wants_json=bool(form))
 
 
 def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
