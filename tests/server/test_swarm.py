@@ -234,7 +234,9 @@ def test_nobody_who_answers_is_503_with_retry_after(server, upstream, stream):
 def test_spent_quota_is_429_with_retry_after(server, upstream):
     upstream.behaviour = Behaviour(status=429, headers={"Retry-After": "30"})
     with pytest.raises(openai.RateLimitError) as caught:
-        server.client.with_options(max_retries=0).chat.completions.create(model="primary", messages=ASK)
+        server.client.chat.completions.create(
+            model="primary", messages=ASK, extra_headers={"X-Everswarm-Wait-Seconds": "0"}
+        )
     assert caught.value.response.headers["Retry-After"] == "30"
 
 
