@@ -52,7 +52,7 @@ class Trace(Record):
     kind: str  # what the request is about
     strategy: str  # that gave the answer
     reason: str  # why this strategy and this role
-    role: str | None  # who answered
+    role: str | None = None  # who answered
     wished_strategy: str | None = None  # where another one was asked for, or would have been taken
     notes: list[str] = Field(default_factory=list)  # what was left out or done otherwise, and why
     worst_case_tokens: int | None = None  # what the strategy declared before it began

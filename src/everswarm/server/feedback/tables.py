@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text
+from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text, text
 
 from everswarm.server.database import UtcDateTime, metadata
 
+_IN_A_THREAD = text("thread_id IS NOT NULL")  # most are in none, and cost no entry
 _SORTABLE = String(200).with_variant(String(200, collation="C"), "postgresql")  # one order on every database
 
 interactions = Table(
@@ -27,7 +28,8 @@ interactions = Table(
     Column("latency_seconds", Float),
     Column("trace", JSON(none_as_null=True)),  # who did what for the answer; `schemas.trace.Trace` but for the id
     Column("escalated_to", String(200)),  # the swarm's interaction that answers it again; asked for by its device
-    Column("thread_id", String(36), index=True),  # deleted with it, unless judged; no foreign key: it may come later
+    Column("thread_id", String(36)),  # deleted with it, unless judged; no foreign key: it may come later
+    Index(None, "thread_id", sqlite_where=_IN_A_THREAD, postgresql_where=_IN_A_THREAD),
     Index(None, "user", "created_at"),
     Index(None, "sender", "source"),
     Index(None, "created_at"),

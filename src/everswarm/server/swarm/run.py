@@ -229,6 +229,9 @@ class Run:
         One with our tools goes to its role alone: they are that role's.
         """
         is_open = waits and not (self.tools and payload.get("tools"))
+        if is_open and self.current is None and payload is self.call.payload and role == self.call.targets[0]:
+            self.current = self.call  # the one call of most answers
+            return self.current
         targets = list(dict.fromkeys([role, *self.call.targets])) if is_open else [role]
         self.current = replace(
             self.call,

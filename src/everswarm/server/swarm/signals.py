@@ -21,6 +21,7 @@ from everswarm.server.swarm.vocabulary import (
     DOCUMENT_WORDS,
     DOCUMENTS,
     EQUATION,
+    EQUATION_SIGNS,
     HOW_MANY,
     HOW_MANY_WORDS,
     LANGUAGES,
@@ -260,7 +261,7 @@ def _is_mathematics(lowered: str, known: frozenset[str], numbers: int, *, is_tex
     is_quantity = not known.isdisjoint(QUANTITY_WORDS) or "%" in lowered or "$" in lowered
     if numbers > 1 and is_quantity and any(words in lowered for words in ASKED):
         return True
-    return EQUATION.search(lowered) is not None
+    return any(sign in lowered for sign in EQUATION_SIGNS) and EQUATION.search(lowered) is not None
 
 
 def _asks_documents(lowered: str, known: frozenset[str]) -> bool:

@@ -99,44 +99,36 @@ class Traced:
 
     def stored(self) -> dict[str, Any]:
         """Return the trace as it is stored with its interaction."""
-        return {
+        told: dict[str, Any] = {
             "schema_version": 1,
             "kind": self.kind,
             "strategy": self.strategy,
             "reason": _storable(self.reason),
-            "role": self.role,
-            "wished_strategy": self.wished_strategy,
-            "notes": [_storable(note) for note in self.notes],
-            "worst_case_tokens": self.worst_case_tokens,
             "model_calls": self.model_calls,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "seconds": round(time.monotonic() - self.started, 3),
             "steps": [self._stored(step) for step in self.steps],
         }
+        for name in ("role", "wished_strategy", "worst_case_tokens"):  # what is not there is left out: rows are many
+            if (value := getattr(self, name)) is not None:
+                told[name] = value
+        if self.notes:
+            told["notes"] = [_storable(note) for note in self.notes]
+        return told
 
     def _stored(self, step: Step) -> dict[str, Any]:
         ended = time.monotonic() if step.ended is None else step.ended
-        told = {name: _storable(value) for name in _PLAIN if (value := getattr(step, name))}
+        told = {name: value for name in _OURS if (value := getattr(step, name))}
+        told |= {name: _storable(value) for name in _THEIRS if (value := getattr(step, name))}
         told["outcome"] = step.outcome
         told["started_seconds"] = round(step.started - self.started, 3)
         told["seconds"] = round(ended - step.started, 3)
         return told
 
 
-_PLAIN = (
-    "purpose",
-    "role",
-    "endpoint",
-    "model",
-    "tool",
-    "arguments",
-    "why",
-    "detail",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached",
-)
+_OURS = ("purpose", "role", "endpoint", "model", "prompt_tokens", "completion_tokens", "cached")
+_THEIRS = ("tool", "arguments", "why", "detail")  # may hold what a model or a user wrote
 
 
 def is_model_call(step: Step | TraceStep) -> bool:

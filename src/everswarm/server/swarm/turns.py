@@ -34,7 +34,6 @@ from everswarm.settings import RoleSettings, SwarmSettings
 
 HALF_OF_THE_QUOTA = 0.5  # must be left before the coordinator is asked
 SHORT_ANSWER_TOKENS = 16  # into which a sum and its result fit
-_ONE_CALL_FIELDS = ("tools", "functions", "logprobs")  # only one call can give what these ask for
 
 
 @dataclass(slots=True)
@@ -74,7 +73,7 @@ class Planner:
         self._good_at = {name: role.good_at for name, role in roles.items()}
 
     def plan(self, call: Call, wishes: Wishes, *, streams: bool) -> Run:
-        """Return the run of `call`, by rules and without a token. Nothing is sent yet.
+        """Return the run of `call`, whose targets are set here, by rules and without a token. Nothing is sent yet.
 
         Raises:
             BadRequestError: the strategy that was asked for cannot give what the request asks for.
@@ -87,10 +86,10 @@ class Planner:
         chosen = self._named(model, payload, wishes) if signals is None else self._route(signals, payload)
         if wishes.strategy is not None:
             chosen = self._wished(chosen, wishes.strategy, payload)
-        targets = [model] if signals is None else self._targets(chosen.role)
+        call.targets = [model] if signals is None else self._targets(chosen.role)
         run = Run(
             gateway=self._gateway,
-            call=replace(call, targets=targets),
+            call=call,
             route=chosen,
             trace=Traced(chosen.kind, chosen.strategy, chosen.reason),
             roles=self._roles,
@@ -290,7 +289,10 @@ def _added_tokens(run: Run, role: RoleSettings | None) -> int:
 
 
 def _is_one_call(payload: Payload) -> bool:
-    return (payload.get("n") or 1) > 1 or any(payload.get(name) for name in _ONE_CALL_FIELDS)
+    """Say whether only one call can give what a request asks for."""
+    return bool(
+        (payload.get("n") or 1) > 1 or payload.get("tools") or payload.get("functions") or payload.get("logprobs")
+    )
 
 
 def _is_shaped(payload: Payload) -> bool:

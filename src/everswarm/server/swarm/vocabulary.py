@@ -101,6 +101,7 @@ HOW_MANY = ("how many", "how much", "how long", "how far", "how old", "wie viel"
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 EQUATION = re.compile(r"\d ?[+*^×÷=] ?[\dx(]|\bx ?[\^²]|\d ?x ?[-+=]|\bx ?= ?-?\d")
+EQUATION_SIGNS = ("=", "+", "*", "^", "×", "÷", "²", "x-", "x -")  # without any of them there is none
 ASKED = ("?", "find ", "calculate", "compute", "what is", "determine", "solve")
 
 OPTION = re.compile(r"(?:^|[\s(])([abc])[).:]\s")

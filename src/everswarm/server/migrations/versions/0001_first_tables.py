@@ -147,7 +147,13 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table and index
         batch_op.create_index(
             batch_op.f("ix_interactions_sender_interactions_source"), ["sender", "source"], unique=False
         )
-        batch_op.create_index(batch_op.f("ix_interactions_thread_id"), ["thread_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_interactions_thread_id"),
+            ["thread_id"],
+            unique=False,
+            sqlite_where=sa.text("thread_id IS NOT NULL"),
+            postgresql_where=sa.text("thread_id IS NOT NULL"),
+        )
         batch_op.create_index(
             batch_op.f("ix_interactions_user_interactions_created_at"), ["user", "created_at"], unique=False
         )

@@ -63,6 +63,8 @@ class WordIndex:
 
     def best(self, text: str, *, most: int) -> list[Tool]:
         """Return at most `most` tools, the likeliest first; none where no more than one common word is shared."""
+        if not self._tools:
+            return []
         if len(text) > 2 * READ_CHARACTERS:  # what is asked stands before or after what was pasted
             text = f"{text[:READ_CHARACTERS]} {text[-READ_CHARACTERS:]}"
         asked = _words(text)
