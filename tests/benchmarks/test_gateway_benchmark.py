@@ -34,8 +34,8 @@ TABLE = {
     "server listens": 3.0,
 }  # metric → what it must be
 
-# Times the CPU of a bare pass-through, in a short run on a busy machine: 4.5 for the gateway, and 1.0 for what the swarm
-# adds (routing, the trace), of the 2.4 that its limit of 0.3 ms allows. The must is 1.9; see the result.
+# Times the CPU of a bare pass-through, in a short run on a busy machine: 4.5 for the gateway, and 1.0 for what the
+# swarm adds (routing, the trace), of the 2.4 that its limit of 0.3 ms allows. The must is 1.9; see the result.
 REACHED_RATIO = 5.5
 
 needs_the_tools = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
