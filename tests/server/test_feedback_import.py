@@ -9,7 +9,8 @@ import pytest
 from everswarm.errors import BadRequestError
 from everswarm.server.database import Database
 from everswarm.server.feedback import import_file, judged_interactions, stats
-from everswarm.server.feedback.importer import ERRORS_KEPT, LINE_BYTES
+from everswarm.server.feedback.importer import ERRORS_KEPT
+from everswarm.server.feedback.reading import LINE_BYTES
 
 REAL_FILE = Path(__file__).parents[3] / "shared" / "data" / "feedback-math.jsonl"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -11,12 +11,10 @@ from everswarm.errors import BadRequestError
 from everswarm.schemas.interaction import JudgedInteraction
 from everswarm.server.database import Database
 from everswarm.server.feedback.batches import store_batch
-from everswarm.server.feedback.reading import read_judged_interaction
+from everswarm.server.feedback.reading import LINE_BYTES, numbered_lines, read_judged_interaction
 
-LINE_BYTES = 2 * 1024 * 1024  # a longer line is not read
 LINES_A_TRANSACTION = 500
 ERRORS_KEPT = 20  # with their text; all are counted
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 OnProgress = Callable[[int], None]  # bytes read so far
 
@@ -67,7 +65,7 @@ def _import_lines(database: Database, file: BinaryIO, after_batch: Callable[[], 
         batch.clear()
         after_batch()
 
-    for number, line in _lines(file):
+    for number, line in numbered_lines(file):
         read += 1
         try:
             batch.append(_record(line))
@@ -79,21 +77,6 @@ def _import_lines(database: Database, file: BinaryIO, after_batch: Callable[[], 
             store()
     store()
     return ImportReport(read=read, stored=stored, duplicates=duplicates, errors=errors, error_count=error_count)
-
-
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not blank, with their numbers. One that is too long is cut and stays too long."""
-    number = 0
-    while line := file.readline(LINE_BYTES + 2):
-        number += 1
-        end = line
-        while end and not end.endswith(b"\n"):
-            end = file.readline(LINE_BYTES)
-        if number == 1:
-            line = line.removeprefix(BYTE_ORDER_MARK)
-        line = line.rstrip(b"\r\n")
-        if line.strip():
-            yield number, line
 
 
 def _record(line: bytes) -> JudgedInteraction:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -14,6 +14,8 @@ from everswarm.errors import BadRequestError
 from everswarm.schemas.interaction import MAX_TEXT_CHARACTERS, JudgedInteraction
 
 PROBLEMS_SHOWN = 3  # of one record; the rest is counted
+LINE_BYTES = 2 * 1024 * 1024  # a longer line is not read
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 FOUND_CHARACTERS = 40  # of a wrong value, when it is quoted
 SENTENCE_CHARACTERS = 400  # about one field
 IDENTIFIER_CHARACTERS = 200
@@ -31,6 +33,21 @@ def read_judged_interaction(item: Mapping[str, Any]) -> JudgedInteraction:
         return JudgedInteraction.model_validate(dict(item))
     except ValidationError as error:
         raise BadRequestError(_explain(error)) from error
+
+
+def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not blank, with their numbers. One that is too long is cut and stays too long."""
+    number = 0
+    while line := file.readline(LINE_BYTES + 2):
+        number += 1
+        end = line
+        while end and not end.endswith(b"\n"):
+            end = file.readline(LINE_BYTES)
+        if number == 1:
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        line = line.rstrip(b"\r\n")
+        if line.strip():
+            yield number, line
 
 
 def text_turns(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:

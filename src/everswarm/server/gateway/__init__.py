@@ -4,7 +4,7 @@ Takes chat payloads and the name of a role or model; gives answers in OpenAI's s
 requests wait for one. Does not know how several models work on one request, nor what becomes of the answers.
 """
 
-from everswarm.server.gateway.calls import Answered, AnsweredStream, CacheUse, Call
+from everswarm.server.gateway.calls import Answered, AnsweredStream, CacheUse, Call, most_answer_tokens
 from everswarm.server.gateway.routing import ServedModel
 from everswarm.server.gateway.service import Gateway, GatewayDep
 from everswarm.server.gateway.usage import Usage, record_usage
@@ -18,5 +18,6 @@ __all__ = [
     "GatewayDep",
     "ServedModel",
     "Usage",
+    "most_answer_tokens",
     "record_usage",
 ]

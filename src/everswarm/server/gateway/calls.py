@@ -47,3 +47,9 @@ class AnsweredStream:
     role: str | None
     chunks: AsyncGenerator[list[Chunk], None]
     cached: bool = False
+
+
+def most_answer_tokens(payload: Payload) -> int | None:
+    """Return the limit that a request sets; the larger of two, because endpoints differ in which one they heed."""
+    limits = [limit for name in ("max_completion_tokens", "max_tokens") if (limit := payload.get(name))]
+    return max(limits, default=None)

@@ -18,7 +18,7 @@ from everswarm.schemas.gateway import Priority, QuotaView
 from everswarm.server.gateway.backoff import pause_seconds
 from everswarm.server.gateway.balancing import order
 from everswarm.server.gateway.cache import AnswerCache, cache_key
-from everswarm.server.gateway.calls import Answered, AnsweredStream, Call
+from everswarm.server.gateway.calls import Answered, AnsweredStream, Call, most_answer_tokens
 from everswarm.server.gateway.completions import as_chunks, assemble
 from everswarm.server.gateway.endpoints import STARTING, Endpoint
 from everswarm.server.gateway.line import Line, Ticket
@@ -394,14 +394,14 @@ class Gateway:
         return Ticket(
             call.priority,
             prompt_tokens=estimate_prompt_tokens(call.payload) if self._any_quota else 0,
-            answer_tokens=_most_answer_tokens(call.payload),
+            answer_tokens=most_answer_tokens(call.payload),
             choices=call.payload.get("n") or 1,
             deadline=None if call.wait_seconds is None else time.monotonic() + call.wait_seconds,
         )
 
     def _payload_for(self, endpoint: Endpoint, call: Call) -> Payload:
         payload = {**call.payload, "model": endpoint.model}
-        if endpoint.quota is not None and endpoint.quota.limits and not _most_answer_tokens(payload):
+        if endpoint.quota is not None and endpoint.quota.limits and not most_answer_tokens(payload):
             payload["max_tokens"] = endpoint.answer_tokens  # no more than was reserved
         return payload
 
@@ -485,9 +485,3 @@ def _says_something(chunk: Chunk) -> bool:
         if choice.get("finish_reason") or any(value for name, value in said.items() if name != "role"):
             return True
     return False
-
-
-def _most_answer_tokens(payload: Payload) -> int | None:
-    """Return the limit that a request sets; the larger of two, because endpoints differ in which one they heed."""
-    limits = [limit for name in ("max_completion_tokens", "max_tokens") if (limit := payload.get(name))]
-    return max(limits, default=None)

@@ -9,20 +9,18 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from everswarm.errors import BadRequestError
-from everswarm.server.feedback.reading import printable, text_turns
+from everswarm.server.feedback.reading import LINE_BYTES, numbered_lines, printable, text_turns
 from everswarm.server.swarm.kinds import Kind
 from everswarm.settings import KINDS
 
-LINE_BYTES = 2 * 1024 * 1024  # a longer line is not read
 ERRORS_KEPT = 20  # with their text; all are counted
 GOOD_RATING = 5  # an answer that got it counts as right
 QUESTION_NAMES = ("messages", "prompt", "question", "instruction", "input")
 REFERENCE_NAMES = ("correction", "reference", "answer", "output", "target", "ideal")
 EXAMPLE = '{"question": "What is 17 + 25?", "reference": "42", "kind": "mathematics"}'
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Messages = list[dict[str, str]]
 KindOf = Callable[[Messages], Kind]
@@ -125,21 +123,7 @@ def _lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
             f"The file {path} cannot be read: {error.strerror}. Give the path of a JSON lines file."
         ) from error
     with file:
-        yield from _lines(file)
-
-
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not blank, with their numbers; one that is too long is cut, and still too long."""
-    number = 0
-    while line := file.readline(LINE_BYTES + 2):
-        number += 1
-        end = line
-        while end and not end.endswith(b"\n"):
-            end = file.readline(LINE_BYTES)
-        if number == 1:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-        if line := line.strip():
-            yield number, line
+        yield from numbered_lines(file)
 
 
 def _line_of(raw: bytes) -> _Line:

@@ -73,7 +73,7 @@ class Run:
         step = self.trace.begin(ask.purpose, ask.role, ask.why)
         payload = self._payload_of(ask)
         taken = self._take(step, payload, ask.answer_tokens or self.answer_tokens)
-        payload["max_tokens"] = taken.answer_tokens
+        payload = {**payload, "max_tokens": taken.answer_tokens}
         used: int | None = 0
         try:
             answered = await self.gateway.chat(self._call(ask.role, payload, waits=waits))
@@ -191,7 +191,7 @@ class Run:
             return None
         return other if self.gateway.models_of(other) != self.gateway.models_of(role) else None
 
-    def _payload_of(self, ask: Ask) -> dict[str, Any]:
+    def _payload_of(self, ask: Ask) -> Payload:
         """Return what is sent; a question of ours has no system prompt, format or stop words of the request's."""
         if ask.purpose in _OUR_OWN and ask.messages is not None:
             return {"messages": ask.messages, **ask.fields}
@@ -199,10 +199,10 @@ class Run:
 
     def _payload(
         self, role: str, *, messages: Sequence[Mapping[str, Any]] | None, fields: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    ) -> Payload:
         payload = self.call.payload
         if self.budget is None and messages is None and not fields:
-            return with_role(payload, self.roles.get(role))  # type: ignore[return-value]
+            return with_role(payload, self.roles.get(role))
         changed = {name: value for name, value in payload.items() if name not in _LIMITS}
         if messages is not None:
             changed["messages"] = messages

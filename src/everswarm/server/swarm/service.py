@@ -96,7 +96,7 @@ class Swarm:
         recording.trace = run.trace
         if self._tracer is not None:
             recording.on_end = partial(emit, self._tracer, run.trace, interaction_id=recording.id)
-        turn = Turn(run, recording, chat.wants_usage, question=run.question)
+        turn = Turn(run, recording, chat.wants_usage)
         if wishes.thread is not None:
             await self._planner.open_thread(turn, wishes.thread)
             if turn.thread is not None:
@@ -198,11 +198,12 @@ class Swarm:
             async for together in answered.chunks:
                 shown = []
                 for chunk in together:
+                    told = {**chunk, "id": recording.id}  # a copy: others may read this chunk too
                     if several and chunk.get("usage"):
-                        chunk = {**chunk, "usage": _usage(turn.run.trace)}  # noqa: PLW2901  # others may read this one
-                    recording.take(chunk)
+                        told["usage"] = _usage(turn.run.trace)
+                    recording.take(told)
                     if chunk.get("choices") or turn.wants_usage:
-                        shown.append({**chunk, "id": recording.id})
+                        shown.append(told)
                 if shown:
                     yield shown
             recording.store("complete")
@@ -228,7 +229,7 @@ class Swarm:
             self._database,
             user=turn.run.call.user,
             thread_id=turn.thread.thread_id,
-            question=turn.question,
+            question=turn.run.question,
             answer=turn.recording.text,
             interaction_id=turn.recording.id,
             is_new=turn.thread.is_new,

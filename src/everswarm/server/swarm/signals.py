@@ -58,6 +58,7 @@ from everswarm.server.swarm.vocabulary import (
 READ_CHARACTERS = 4000  # of a question; of a longer one its beginning and its end, where the question often stands
 _END_CHARACTERS = 1000  # of these
 PARTS = 3  # questions or list items that make a request one of many parts
+_ASCII_WORDS = {code: chr(code) if chr(code).isalpha() else " " for code in range(128)}
 _SUM_CHARACTERS, _SUM_WORDS = 300, 20  # a longer message is not one sum, and to find that out costs time
 _SMALL_TALK_WORDS = 12  # of the longest small talk
 _GREETING_WORDS = 8  # of thanks with something kind behind it
@@ -68,7 +69,7 @@ _NEAR_CHARACTERS = 200  # between two words that belong together, such as `first
 class Signals(NamedTuple):
     """What can be seen of a request without understanding it."""
 
-    language: str = ""  # en, de, fr, es, it, pt, nl; `other` for a script that is not latin; empty where unknown
+    known: frozenset[str] = frozenset()  # its words that mean something to the rules
     script: str = "latin"  # its name: cyrillic, han, arabic…
     sum: str | None = None  # the expression, where the whole question is one sum
     code: bool = False
@@ -89,6 +90,11 @@ class Signals(NamedTuple):
     wants_tools: bool = False  # the client's own
     wants_json: bool = False
 
+    @property
+    def language(self) -> str:
+        """en, de, fr, es, it, pt, nl; `other` for a script that is not latin; empty where unknown."""
+        return _language(self.known, self.words) if self.script == "latin" else "other"
+
 
 def read_signals(
     messages: Sequence[Mapping[str, Any]], *, wants_tools: bool = False, wants_json: bool = False
@@ -100,18 +106,18 @@ def read_signals(
         wants_tools: the request brings tools of its own.
         wants_json: the request has a `response_format` other than text.
     """
-    position = next((at for at in range(len(messages) - 1, -1, -1) if messages[at].get("role") == "user"), None)
+    position = _last_question(messages)
     whole = "" if position is None else _text(messages[position])
     text = whole if len(whole) <= READ_CHARACTERS else _ends(whole)
     lowered = text.lower().replace("’", "'")
-    words = WORD.findall(lowered)
+    words = lowered.translate(_ASCII_WORDS).split() if lowered.isascii() else WORD.findall(lowered)
     known = VOCABULARY.intersection(words)
     numbers = _count_numbers(lowered) + len(known & NUMBER_WORDS)
     script = "latin" if lowered.isascii() else _script(lowered)
     is_choice = _is_choice(lowered)
     roles = [message.get("role") for message in messages]
     return Signals(
-        language=_language(known, len(words)) if script == "latin" else "other",
+        known=known,
         script=script,
         sum=read_sum(whole) if numbers and len(words) <= _SUM_WORDS and len(whole) <= _SUM_CHARACTERS else None,
         code=_is_code(text, lowered, known),
@@ -166,10 +172,11 @@ def features(signals: Signals) -> tuple[float, ...]:
 
     Tools and formats that a request brings are left out: they are not stored with it, so nothing is learnt from them.
     """
+    spoken = signals.language
     length = min(1.0, math.log1p(signals.words) / math.log1p(READ_CHARACTERS / 5))
     return (
-        *(1.0 if signals.language == language else 0.0 for language in LANGUAGES),
-        float(signals.language == "other"),
+        *(1.0 if spoken == language else 0.0 for language in LANGUAGES),
+        float(spoken == "other"),
         float(signals.code),
         float(signals.code_fence),
         float(signals.mathematics),
@@ -186,6 +193,16 @@ def features(signals: Signals) -> tuple[float, ...]:
         float(signals.earlier_code),
         float(signals.has_system),
     )
+
+
+def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of the last message of the user."""
+    position = _last_question(messages)
+    return "" if position is None else _text(messages[position])
+
+
+def _last_question(messages: Sequence[Mapping[str, Any]]) -> int | None:
+    return next((at for at in range(len(messages) - 1, -1, -1) if messages[at].get("role") == "user"), None)
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from everswarm.errors import BadRequestError, EverswarmError, NotFoundError
 from everswarm.llm.protocol import Payload
 from everswarm.server.database import Database
 from everswarm.server.documents import has_documents
-from everswarm.server.gateway import Call, Gateway
+from everswarm.server.gateway import Call, Gateway, most_answer_tokens
 from everswarm.server.gateway.prompt_size import estimate_prompt_tokens
 from everswarm.server.swarm.budget import OverBudgetError
 from everswarm.server.swarm.classifier import Classifier
@@ -23,7 +23,7 @@ from everswarm.server.swarm.recording import Recording
 from everswarm.server.swarm.requests import Wishes
 from everswarm.server.swarm.routing import PRIMARY, SWARM, Route, route
 from everswarm.server.swarm.run import Ask, Run, text_of
-from everswarm.server.swarm.signals import Signals, read_signals
+from everswarm.server.swarm.signals import Signals, question_of, read_signals
 from everswarm.server.swarm.strategies.tools import RESULT_TOKENS, STEP_TOKENS
 from everswarm.server.swarm.tools.tool import Tool
 from everswarm.server.swarm.tools.toolbox import Toolbox
@@ -44,7 +44,6 @@ class Turn:
     recording: Recording | None  # None for a request of a batch, which is no interaction
     wants_usage: bool = False
     thread: History | None = None
-    question: str = ""
     begins_thread: bool = False  # one that is stored already, because its id is told before the answer is there
 
     @property
@@ -94,7 +93,7 @@ class Planner:
             trace=Traced(chosen.kind, chosen.strategy, chosen.reason),
             roles=self._roles,
             question=question_of(payload["messages"]),
-            answer_tokens=_answer_tokens(payload) or self._settings.answer_tokens,
+            answer_tokens=most_answer_tokens(payload) or self._settings.answer_tokens,
             streams=streams,
             is_named=signals is None,
             is_wished=wishes.strategy is not None,
@@ -270,17 +269,6 @@ def _signals_of(payload: Payload) -> Signals:
     return read_signals(payload["messages"], wants_tools=bool(payload.get("tools")), wants_json=bool(form))
 
 
-def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return the text of the last message of the user."""
-    for message in reversed(messages):
-        if message.get("role") == "user":
-            content = message.get("content")
-            if isinstance(content, list):
-                return "\n".join(str(part.get("text", "")) for part in content if part.get("type") == "text")
-            return content or ""
-    return ""
-
-
 def _added_tokens(run: Run, role: RoleSettings | None) -> int:
     """Return how many tokens come into the prompt later: what the role says, what is found in documents."""
     said = [{"role": "system", "content": role.system_prompt}] if role and role.system_prompt else []
@@ -301,11 +289,6 @@ def _is_shaped(payload: Payload) -> bool:
     return (
         bool(payload.get("stop"))
         or (isinstance(form, Mapping) and form.get("type", "text") != "text")
-        or (_answer_tokens(payload) or SHORT_ANSWER_TOKENS) < SHORT_ANSWER_TOKENS
+        or (most_answer_tokens(payload) or SHORT_ANSWER_TOKENS) < SHORT_ANSWER_TOKENS
         or any(message.get("role") in ("system", "developer") for message in payload.get("messages", ()))
     )
-
-
-def _answer_tokens(payload: Payload) -> int | None:
-    limits = [limit for name in ("max_completion_tokens", "max_tokens") if (limit := payload.get(name))]
-    return max(limits, default=None)

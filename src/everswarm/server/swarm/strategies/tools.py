@@ -25,7 +25,7 @@ from everswarm.server.swarm.run import Ask, Reply, Run
 from everswarm.server.swarm.strategies.writing import with_appendix
 from everswarm.server.swarm.tools.calculator import read_sum
 from everswarm.server.swarm.tools.fence import clean_values, explain, fence, new_nonce
-from everswarm.server.swarm.tools.tool import Tool
+from everswarm.server.swarm.tools.tool import Tool, plain_name, strict_json
 from everswarm.server.swarm.tools.toolbox import ToolResult
 
 CALLS_A_STEP = 4  # more are answered with 'not run'
@@ -160,7 +160,7 @@ class _Room:
 async def _called(run: Run, calls: list[tuple[str, str, str]], nonce: str, room: _Room) -> list[Message]:
     """Return the model's turn with its calls, and a turn for the result of each."""
     made = calls[:CALLS_A_STEP]
-    run.tell("using " + ", ".join(dict.fromkeys(_plain_name(name) for _, name, _ in made)))
+    run.tell("using " + ", ".join(dict.fromkeys(plain_name(name[:64]) for _, name, _ in made)))
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_result(run, run.tools, name, arguments)) for _, name, arguments in made]
     results = [task.result() for task in tasks]
@@ -185,7 +185,7 @@ async def _result(run: Run, allowed: Mapping[str, Tool], name: str, arguments: o
     if run.toolbox is None:
         raise AssertionError("a run with tools has a toolbox")
     step = run.trace.begin("tool")
-    step.tool = _plain_name(name)
+    step.tool = plain_name(name[:64])
     result = await run.toolbox.call(allowed, name, arguments, user=run.call.user)
     step.arguments = dict(result.arguments)
     step.end(result.outcome, result.text)
@@ -196,20 +196,12 @@ def _said_again(name: str, arguments: str, room: _Room) -> dict[str, str]:
     """Return a call as its model reads it again: clean as what tools say, and JSON, or endpoints would refuse all."""
     text = "{}"
     with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(arguments, parse_constant=_no_number)
+        value = strict_json(arguments)
         text = json.dumps(clean_values(value), ensure_ascii=False) if isinstance(value, dict) else text
     if (tokens := _tokens(text)) > room.left_tokens // 2:  # what results need more
-        return {"name": _plain_name(name), "arguments": "{}"}
+        return {"name": plain_name(name[:64]), "arguments": "{}"}
     room.take(tokens)
-    return {"name": _plain_name(name), "arguments": text}
-
-
-def _plain_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name[:64]) or "_"
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(text)  # NaN and Infinity are Python's, not JSON's
+    return {"name": plain_name(name[:64]), "arguments": text}
 
 
 def _words_only(reply: Reply) -> Reply:

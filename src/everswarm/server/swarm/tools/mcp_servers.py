@@ -13,7 +13,6 @@ import importlib
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -26,7 +25,7 @@ from everswarm.server.swarm.tools.mcp_streams import (
     process_streams,
     variable,
 )
-from everswarm.server.swarm.tools.tool import Arguments, Tool, ToolFailedError
+from everswarm.server.swarm.tools.tool import Arguments, Tool, ToolFailedError, plain_name
 from everswarm.settings.swarm import ToolServerSettings
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class _Server:
         self.state = "not started"
         self.tools: dict[str, Tool] = {}
         self._settings = settings
-        self._log_path = log_folder / f"tools-{_plain_name(name)}.log" if log_folder and settings.command else None
+        self._log_path = log_folder / f"tools-{plain_name(name)}.log" if log_folder and settings.command else None
         self._changed = changed
         self._client: Client | None = None
         self._calls = 0  # in flight
@@ -308,16 +307,12 @@ def _part_text(part: Any) -> str:
 def _callable_name(server: str, tool: str) -> str:
     """Return a name that models may call: letters, digits, _ and -, at most 64, and no two alike."""
     plain = f"{server}__{tool}"
-    safe = _plain_name(plain)
+    safe = plain_name(plain)
     one_meaning = "__" not in server and not server.endswith("_")  # the first __ is where the server's name ends
     if safe == plain and one_meaning and len(safe) <= NAME_CHARACTERS:
         return safe
     digest = hashlib.sha256(f"{len(server)}:{plain}".encode()).hexdigest()[:8]
     return f"{safe[: NAME_CHARACTERS - 9]}_{digest}"
-
-
-def _plain_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
 
 
 def _words(error: BaseException, settings: ToolServerSettings, status: int) -> str:

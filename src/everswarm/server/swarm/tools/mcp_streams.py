@@ -32,10 +32,33 @@ LOG_ANEW_SECONDS = 60.0  # it does so at most once in these: what a flood says i
 LAST_WORDS_SECONDS = 0.5  # to read what a child that has ended still said
 LEAVE_SECONDS = 1.0  # that a child has to leave by itself, then after SIGTERM
 CONNECT_SECONDS = 10.0
-BASIC_VARIABLES = frozenset(  # what a program needs to find its files; nothing of ours
-    "PATH HOME LANG LANGUAGE LC_ALL LC_CTYPE TZ TMPDIR TEMP TMP USER LOGNAME SHELL "  # noqa: SIM905 (easier to read)
-    "SYSTEMROOT SYSTEMDRIVE WINDIR COMSPEC PATHEXT APPDATA LOCALAPPDATA PROGRAMDATA PROGRAMFILES "
-    "USERPROFILE USERNAME HOMEDRIVE HOMEPATH".split()
+BASIC_VARIABLES = (  # what a program needs to find its files; nothing of ours
+    "PATH",
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "TEMP",
+    "TMP",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "SYSTEMROOT",
+    "SYSTEMDRIVE",
+    "WINDIR",
+    "COMSPEC",
+    "PATHEXT",
+    "APPDATA",
+    "LOCALAPPDATA",
+    "PROGRAMDATA",
+    "PROGRAMFILES",
+    "USERPROFILE",
+    "USERNAME",
+    "HOMEDRIVE",
+    "HOMEPATH",
 )
 LAUNCHER = """
 import ctypes, os, signal, sys

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,3 +26,22 @@ class Tool:
     allow_name: str = ""  # what an allow-list says: "calculator", or "server.tool"
     timeout_seconds: float = 10.0
     result_characters: int = 8000
+
+
+def plain_name(name: str) -> str:
+    """Return `name` with nothing in it that the name of a tool may not have."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name) or "_"
+
+
+def strict_json(text: str) -> Any:
+    """Return the JSON value that `text` says.
+
+    Raises:
+        ValueError: it is none; NaN and Infinity, which Python takes, are none.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import orjson
 
 from everswarm.server.swarm.tools.fence import cut, readable
-from everswarm.server.swarm.tools.tool import Tool, ToolFailedError
+from everswarm.server.swarm.tools.tool import Tool, ToolFailedError, strict_json
 from everswarm.server.swarm.tools.wanted import WordIndex
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _read_arguments(arguments: object) -> dict[str, Any]:
         if len(arguments) > ARGUMENT_CHARACTERS:
             raise too_long
         try:
-            arguments = json.loads(arguments or "{}", parse_constant=_no_number)
+            arguments = strict_json(arguments or "{}")
         except (ValueError, RecursionError) as error:
             raise _BadArgumentsError(
                 'the arguments are not JSON; send an object such as {"expression": "2+2"}'
@@ -194,10 +194,6 @@ def _read_arguments(arguments: object) -> dict[str, Any]:
     except orjson.JSONEncodeError as error:  # half a character, a number of 65 bits: nobody could store them
         raise _BadArgumentsError("the arguments hold something that is not JSON") from error
     return dict(arguments)
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(text)  # NaN and Infinity are Python's, not JSON's
 
 
 def _compile(schema: Mapping[str, Any]) -> Validator | None:

@@ -19,7 +19,9 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 SHORTEST_TOLD = 4  # letters of a word of a description; names have short ones that mean something: `add`, `git`
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _STOP_WORDS = frozenset(
-    """the and for are was has can did how who why you not all any new get set put run use let its his her our out off
+    _WORD.findall(
+        """the and for are was has can did how who why you not all any new get set put run use let its his her our
+    out off
     und der die das den dem des ein ist sie wie was wer mir mit von vom zum zur auf aus bei für les des est une que por
     about after again also another answer anything because been before being best between both call called came
     come could data does doing done each either else ever every example explain find first from gets give given
@@ -30,7 +32,8 @@ _STOP_WORDS = frozenset(
     what when where which while will with within without word would write your
     aber alle auch beim bitte dann dass dein denn dies diese dieser doch eine einem einen einer eines etwas gibt haben
     hallo hier ihre kann kannst kein keine mach mein meine mich muss nach nicht noch oder schon sein sich sind über
-    viel viele wann warum welche wenn werden wird worden wurde zwischen""".split()  # noqa: SIM905 (easier to read)
+    viel viele wann warum welche wenn werden wird worden wurde zwischen"""
+    )
 )
 
 
