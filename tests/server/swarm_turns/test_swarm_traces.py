@@ -82,3 +82,14 @@ def test_every_answer_becomes_spans_where_somebody_listens(serve, monkeypatch):
     call, whole = until(exporter.get_finished_spans, what="the spans")
     assert whole.attributes["gen_ai.response.id"] == response.headers["X-Interaction-Id"]
     assert (call.name, call.attributes["gen_ai.usage.output_tokens"]) == ("chat org/model", 6)
+
+
+def test_plain_call_stores_only_what_its_interaction_does_not_say(server):
+    response = chat(server, "capital of France?")
+    told = trace_of(server, response)
+    (row,) = stored(server)
+    assert row.trace == {"kind": "other", "strategy": "single", "reason": "anything else"}
+    (step,) = told["steps"]
+    assert (step["role"], step["endpoint"], step["model"]) == (row.role, row.endpoint, row.model)
+    assert (told["model_calls"], told["prompt_tokens"]) == (1, row.prompt_tokens)
+    assert told["completion_tokens"] == step["completion_tokens"] == row.completion_tokens > 0

@@ -71,12 +71,12 @@ def recent_interactions(connection: Connection, limit: int, *, user: str | None)
     return list(connection.execute(wanted.order_by(interactions.c.created_at.desc(), interactions.c.id).limit(limit)))
 
 
-def trace_of(connection: Connection, interaction_id: str, *, user: str | None) -> Mapping[str, Any] | None:
-    """Return how the answer of one interaction came about, if it has a trace; of `user`, or of anybody."""
-    wanted = select(interactions.c.trace).where(interactions.c.id == interaction_id)
+def answered_interaction(connection: Connection, interaction_id: str, *, user: str | None) -> Row[Any] | None:
+    """Return the row of one interaction that has a trace; of `user`, or of anybody."""
+    wanted = select(interactions).where(interactions.c.id == interaction_id, interactions.c.trace.is_not(None))
     if user is not None:
         wanted = wanted.where(_owned_by(user))
-    return connection.execute(wanted).scalar_one_or_none()
+    return connection.execute(wanted).one_or_none()
 
 
 def find_interaction(connection: Connection, interaction_id: str) -> Row[Any] | None:

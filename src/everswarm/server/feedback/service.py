@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row
@@ -123,7 +123,20 @@ def recent_interactions(database: Database, principal: Principal, *, limit: int)
     return [InteractionView(**{name: row._mapping[name] for name in InteractionView.model_fields}) for row in rows]
 
 
-def stored_trace(database: Database, principal: Principal, interaction_id: str) -> Mapping[str, Any]:
+class AnsweredInteraction(NamedTuple):
+    """How an answer of this server came about."""
+
+    id: str
+    role: str | None
+    model: str | None
+    endpoint: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    latency_seconds: float | None
+    trace: Mapping[str, Any]
+
+
+def answered_interaction(database: Database, principal: Principal, interaction_id: str) -> AnsweredInteraction:
     """Return how an answer came about; one's own, or for an admin anybody's.
 
     Raises:
@@ -131,13 +144,13 @@ def stored_trace(database: Database, principal: Principal, interaction_id: str) 
     """
     user = None if principal.scope is Scope.ADMIN else principal.user
     with database.read() as connection:
-        trace = repository.trace_of(connection, interaction_id, user=user)
-    if trace is None:
+        row = repository.answered_interaction(connection, interaction_id, user=user)
+    if row is None:
         raise NotFoundError(
             f"There is no interaction {interaction_id!r} of yours that was answered here. GET /api/interactions lists "
             "those that were."
         )
-    return trace
+    return AnsweredInteraction(*(row._mapping[name] for name in AnsweredInteraction._fields))
 
 
 def judged_interactions(connection: Connection) -> Iterator[JudgedInteraction]:

@@ -26,7 +26,7 @@ interactions = Table(
     Column("prompt_tokens", Integer),
     Column("completion_tokens", Integer),
     Column("latency_seconds", Float),
-    Column("trace", JSON(none_as_null=True)),  # who did what for the answer; `schemas.trace.Trace` but for the id
+    Column("trace", JSON(none_as_null=True)),  # what more is to be told of how the answer came; see `swarm/trace.py`
     Column("escalated_to", String(200)),  # the swarm's interaction that answers it again; asked for by its device
     Column("thread_id", String(36)),  # deleted with it, unless judged; no foreign key: it may come later
     Index(None, "thread_id", sqlite_where=_IN_A_THREAD, postgresql_where=_IN_A_THREAD),

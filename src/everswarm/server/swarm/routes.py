@@ -11,7 +11,7 @@ from everswarm.schemas.server import Scope
 from everswarm.schemas.trace import Trace
 from everswarm.server.auth import Principal, require
 from everswarm.server.database import DatabaseDep
-from everswarm.server.feedback.service import stored_trace
+from everswarm.server.feedback.service import answered_interaction
 from everswarm.server.gateway import GatewayDep, ServedModel
 from everswarm.server.swarm.chat import CHAT_PATH
 from everswarm.server.swarm.requests import ChatRequest
@@ -41,7 +41,7 @@ async def create_chat_completion(_principal: Caller, body: ChatRequest) -> None:
 @interactions.get("/{interaction_id}/trace", response_model_exclude_none=True)
 def get_trace(database: DatabaseDep, principal: Caller, interaction_id: str) -> Trace:
     """Who did what for one answer, and why: models, tools, checks, tokens, seconds."""
-    return read_trace(interaction_id, stored_trace(database, principal, interaction_id))
+    return read_trace(answered_interaction(database, principal, interaction_id))
 
 
 @router.get("/models")

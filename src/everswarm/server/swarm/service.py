@@ -55,6 +55,7 @@ class Swarm:
             roles=settings.roles,
             settings=settings.swarm,
             toolbox=Toolbox([CALCULATOR, CLOCK, documents_tool(database)], self.servers),
+            tool_servers=settings.tools,
             classifier=load_classifier(router_path(settings)),
         )
 

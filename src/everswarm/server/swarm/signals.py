@@ -248,9 +248,9 @@ def _is_code(text: str, lowered: str, known: frozenset[str]) -> bool:
     companions = len(known & CODE_COMPANIONS)
     if companions > 1 or (companions and not known.isdisjoint(MAYBE_CODE_WORDS)):
         return True
-    if not known.isdisjoint(LINE_STARTS) or "()" in text or ";" in text:
-        return CODE_LINE.search(text) is not None or _is_query(lowered, known)
-    return False
+    if (not known.isdisjoint(LINE_STARTS) or "()" in text or ";" in text) and CODE_LINE.search(text):
+        return True
+    return _is_query(lowered, known)
 
 
 def _is_query(lowered: str, known: frozenset[str]) -> bool:

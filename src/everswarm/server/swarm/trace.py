@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from everswarm.schemas.trace import Purpose, Trace, TraceStep
+from everswarm.server.feedback.service import AnsweredInteraction
 from everswarm.server.gateway import Answered, AnsweredStream
 
 DETAIL_CHARACTERS = 400
@@ -98,7 +99,9 @@ class Traced:
         return sum(is_model_call(step) for step in self.steps)
 
     def stored(self) -> dict[str, Any]:
-        """Return the trace as it is stored with its interaction."""
+        """Return the trace as it is stored with its interaction; of one plain call only what the interaction lacks."""
+        if self._is_one_plain_call:
+            return {"kind": self.kind, "strategy": "single", "reason": _storable(self.reason)}
         told: dict[str, Any] = {
             "schema_version": 1,
             "kind": self.kind,
@@ -116,6 +119,14 @@ class Traced:
         if self.notes:
             told["notes"] = [_storable(note) for note in self.notes]
         return told
+
+    @property
+    def _is_one_plain_call(self) -> bool:
+        if len(self.steps) != 1 or self.strategy != "single" or self.notes or self.wished_strategy:
+            return False
+        step = self.steps[0]
+        is_plain = step.purpose == "answer" and step.outcome == "done" and not step.cached and not step.detail
+        return is_plain and self.worst_case_tokens is None
 
     def _stored(self, step: Step) -> dict[str, Any]:
         ended = time.monotonic() if step.ended is None else step.ended
@@ -136,9 +147,34 @@ def is_model_call(step: Step | TraceStep) -> bool:
     return step.role is not None and step.tool is None
 
 
-def read_trace(interaction_id: str, stored: Mapping[str, Any]) -> Trace:
+def read_trace(answered: AnsweredInteraction) -> Trace:
     """Return the record of a stored trace."""
-    return Trace(interaction_id=interaction_id, **stored)
+    stored = dict(answered.trace)
+    if "steps" not in stored:
+        stored |= _of_one_plain_call(answered)
+    return Trace(interaction_id=answered.id, **stored)
+
+
+def _of_one_plain_call(answered: AnsweredInteraction) -> dict[str, Any]:
+    """Return what the trace of one plain call has in common with its interaction."""
+    step = TraceStep(
+        purpose="answer",
+        role=answered.role,
+        endpoint=answered.endpoint,
+        model=answered.model,
+        why=answered.trace["reason"],
+        seconds=answered.latency_seconds or 0.0,
+        prompt_tokens=answered.prompt_tokens,
+        completion_tokens=answered.completion_tokens,
+    )
+    return {
+        "role": answered.role,
+        "model_calls": 1,
+        "prompt_tokens": answered.prompt_tokens or 0,
+        "completion_tokens": answered.completion_tokens or 0,
+        "seconds": answered.latency_seconds or 0.0,
+        "steps": [step],
+    }
 
 
 def _storable(value: Any) -> Any:

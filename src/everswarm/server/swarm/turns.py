@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,6 +63,7 @@ class Planner:
         roles: Mapping[str, RoleSettings],
         settings: SwarmSettings,
         toolbox: Toolbox,
+        tool_servers: Collection[str] = (),
         classifier: Classifier | None = None,
     ) -> None:
         """Plan with what the settings say of roles and strategies."""
@@ -70,6 +71,7 @@ class Planner:
         self._gateway, self._database, self._toolbox = gateway, database, toolbox
         self._roles, self._settings = dict(roles), settings
         self._good_at = {name: role.good_at for name, role in roles.items()}
+        self._has_tool_servers = bool(tool_servers)
 
     def plan(self, call: Call, wishes: Wishes, *, streams: bool) -> Run:
         """Return the run of `call`, whose targets are set here, by rules and without a token. Nothing is sent yet.
@@ -101,7 +103,7 @@ class Planner:
             toolbox=self._toolbox,
             tool_steps=self._settings.tool_steps,
         )
-        if signals is not None and not _is_one_call(payload):
+        if self._has_tool_servers and signals is not None and not _is_one_call(payload):
             self._choose_tools(run, signals)
         return run
 
@@ -215,7 +217,7 @@ class Planner:
             tools_wanted=tools_wanted,
             has_documents=has_documents,
             only_single=_is_one_call(payload),
-            is_shaped=_is_shaped(payload),
+            is_shaped=signals.sum is not None and _is_shaped(payload),
             classifier=self.classifier,
         )
 

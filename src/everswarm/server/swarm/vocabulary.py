@@ -67,7 +67,7 @@ CODE_COMPANIONS = _words(
     "implement returns parameter library package install snippet syntax app funktion programm código codice función "
     "fonction função funzione functie"
 )
-LINE_STARTS = _words("def class import from func fn public include")
+LINE_STARTS = _words("def class import func fn public include")  # `from` counts with `import` alone
 CODE_MARKS = ("```", "=>", "c++", "c#", "stack trace", "unit test", "null pointer")
 CODE_LINE = re.compile(
     r"^[ \t]*(?:def \w+ ?\(|class \w+ ?[:({]|import [\w.]{1,80}[ \t]*(?:$|as\b|,|;)|from [\w.]{1,80} import\b"
