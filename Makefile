@@ -19,10 +19,10 @@ TORCH_DONE := $(VENV)/.torch-$(call key,requirements/torch.txt)
 LOCK_DONE := $(VENV)/.lock-$(call key,requirements/build.txt requirements/lock.txt)
 SELF_DONE := $(VENV)/.self-$(call key,pyproject.toml)
 
-.PHONY: help setup demo serve test check browser bench bench-gateway clean lock
+.PHONY: help setup demo serve test check browser scale bench bench-gateway bench-feedback clean lock
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  ARGS=…         goes to the command: make demo ARGS=--no-serve, make test ARGS='-k lease'"
 	@echo "  PYTHON=…       the Python to set up with (3.11 or newer)"
@@ -61,11 +61,17 @@ browser: ## Install Chromium for the browser tests (Debian/Ubuntu, needs root)
 		exit 1; \
 	}
 
+scale: setup ## Install Ray for curation beyond one machine, and for its test (0.1 GB)
+	@$(PIP) install -q --no-deps --require-hashes -r requirements/scale.txt
+
 bench: setup ## Measure speed, memory and sizes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
 
 bench-gateway: setup ## Measure what the gateway costs; ARGS=--litellm compares with LiteLLM (0.6 GB, once)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks gateway $(ARGS)
+
+bench-feedback: setup ## Measure what feedback costs to take and to curate, to a million records (12 minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks feedback $(ARGS)
 
 clean: ## Remove .venv, var (the demo's state) and caches; models fetched for this user stay
 	@echo "Removing .venv, var, dist and the caches of mypy, pytest, ruff, hypothesis and Python."
@@ -76,12 +82,16 @@ lock: $(MADE) ## Resolve requirements/*.txt again from pyproject.toml (ARGS=--up
 	@$(PIP) install -q $(UV)
 	@echo "Resolving for every system and Python 3.11 or newer …"
 	@$(BIN)/uv pip compile pyproject.toml requirements/build.in requirements/torch-needs.in \
-		--all-extras --group dev --override requirements/no-torch.txt \
+		$(addprefix --extra ,$(LOCKED_EXTRAS)) --group dev --override requirements/no-torch.txt \
 		$(LOCK_OPTIONS) $(ARGS) --output-file requirements/lock.txt
 	@$(BIN)/uv pip compile requirements/build.in --constraint requirements/lock.txt \
 		$(LOCK_OPTIONS) --output-file requirements/build.txt
+	@$(BIN)/uv pip compile pyproject.toml --extra scale --constraint requirements/lock.txt \
+		$(LOCK_OPTIONS) --output-file requirements/scale.txt
 	@echo "Written. \`make setup\` installs it; say in CHANGELOG.md what a user will notice."
 
+# Not those that few need and that bring hundreds of megabytes: presidio, scale (`make scale`).
+LOCKED_EXTRAS := device engine otel postgres server training
 LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command 'make lock'
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [loop] [gateway] [--feedback FILE] [--quick] [--litellm [ENVIRONMENT]]`."""
+"""`python -m benchmarks [loop] [gateway] [feedback] [--feedback FILE] [--quick] [--litellm [ENVIRONMENT]]`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 from benchmarks import gateway, loop
+from benchmarks.feedback import rows as feedback
 
-NAMES = ("loop", "gateway")
+NAMES = ("loop", "gateway", "feedback")
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument(
         "--feedback", type=Path, help="loop: JSON lines of real feedback, for the figures about learning"
     )
-    parser.add_argument("--quick", action="store_true", help="gateway: a short look that keeps no result")
+    parser.add_argument("--quick", action="store_true", help="gateway, feedback: a short look that keeps no result")
     parser.add_argument(
         "--litellm",
         nargs="?",
@@ -35,6 +36,8 @@ def main() -> None:
     if "gateway" in names:
         environment = Path(arguments.litellm) if arguments.litellm else None
         gateway.run(quick=arguments.quick, with_litellm=arguments.litellm is not None, litellm=environment)
+    if "feedback" in names:
+        feedback.run(quick=arguments.quick)
 
 
 if __name__ == "__main__":

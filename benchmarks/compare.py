@@ -57,7 +57,9 @@ class _Files:
     """The artifacts of a home, as local files."""
 
     def __init__(self, settings: Settings) -> None:
-        self.store = ArtifactStore(settings.artifacts_root, Database(settings.sqlalchemy_url))
+        self.store = ArtifactStore(
+            settings.artifacts_root, Database(settings.sqlalchemy_url, key_file=settings.text_key_file)
+        )
 
     def path(self, sha256: str) -> Path:
         found = self.store.local_path(sha256)
@@ -76,15 +78,15 @@ def _train_yardstick(dataset: Path, weights: Path, out: Path) -> None:
 
 def _instructions(path: Path) -> Sequence[Any]:
     """Real general instructions that no training saw; none where the file is not there."""
-    from everswarm.training.curation import read_snapshot
+    from everswarm.schemas.interaction import JudgedInteraction
     from everswarm.training.evaluation import GeneralExample
 
     if not path.exists():
         return []
     return [
         GeneralExample(id=record.id, messages=record.messages, target=record.correction)
-        for record in read_snapshot(path)
-        if record.correction
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if (record := JudgedInteraction.model_validate_json(line)).correction
     ]
 
 

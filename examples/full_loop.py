@@ -18,12 +18,13 @@ import everswarm
 from everswarm.identifiers import new_id
 from everswarm.schemas.adapter import Recipe
 from everswarm.schemas.artifact import Artifact, ArtifactKind
+from everswarm.schemas.dataset import Snapshot
 from everswarm.schemas.evaluation import Comparison, Evaluation, PromotionDecision, Suite
 from everswarm.schemas.interaction import JudgedInteraction, Message
 from everswarm.schemas.release import Release
 from everswarm.schemas.targets import LabelCheckpoint, SoftTargets
 from everswarm.server.experiments.promotion import decide
-from everswarm.training.curation import curate, read_examples, read_snapshot, write_examples
+from everswarm.training.curation import curate, read_examples
 from everswarm.training.distillation import distill, hindsight_teacher, label
 from everswarm.training.evaluation import general_suite
 from everswarm.training.evaluation.hf_score import HfModel
@@ -73,7 +74,7 @@ def people_judge(workspace: LocalWorkspace) -> Artifact:
     """Nothing → interactions and feedback: twelve people ask, read a bad answer, and correct most of them."""
     judged = [
         JudgedInteraction(
-            id=f"interaction-{number}",
+            id=f"interaction-{number:03}",
             device_id=f"person-{number % 12}",
             timestamp=datetime(2026, 1, 5, tzinfo=UTC) + timedelta(minutes=number),
             messages=[Message(role="user", content=f"How many metres are {number} km?")],
@@ -92,13 +93,11 @@ def people_judge(workspace: LocalWorkspace) -> Artifact:
 
 def curate_feedback(workspace: LocalWorkspace, snapshot: Artifact) -> Artifact:
     """Feedback → dataset: what may be learnt from, with nobody in two splits."""
-    records = read_snapshot(workspace.fetch(snapshot))
-    examples, card, _ = curate(records, snapshot_sha256=snapshot.sha256, seed=0, minimum_examples=24)
-    path = workspace.folder / "dataset.parquet"
-    write_examples(examples, path)
+    frozen = Snapshot(data=snapshot, interactions=144, incumbent=None, split_of_user={})
+    files, card, _ = curate(workspace.fetch(snapshot), frozen, out_dir=workspace.folder, seed=0, minimum_examples=24)
     kept = " / ".join(str(count) for count in card.examples.values())
     say("curate", f"{kept} examples; dropped: {'; '.join(f'{item.count} {item.reason}' for item in card.dropped)}")
-    return workspace.store(path, kind=ArtifactKind.DATASET)
+    return workspace.store(files.examples, kind=ArtifactKind.DATASET)
 
 
 def label_with_hindsight(workspace: LocalWorkspace, dataset: Artifact, student: Path) -> SoftTargets:

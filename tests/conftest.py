@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 from collections.abc import Generator, Iterator
@@ -87,8 +88,9 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+def postgres_url(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The SQLAlchemy URL of an empty database for one test; the test is marked `postgres`."""
+    monkeypatch.setenv("EVERSWARM_TEXT_KEY", base64.b64encode(bytes(32)).decode())
     url = postgres_server.create_database()
     yield url
     postgres_server.drop_database(url)

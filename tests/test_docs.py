@@ -31,7 +31,8 @@ VARIABLES_OF_COMMANDS = {
     "EVERSWARM_KEY",
     "EVERSWARM_CONFIG",
     "EVERSWARM_DEVICE_HOME",
-}  # read by commands, no settings of a server
+    "EVERSWARM_TEXT_KEY",
+}  # no settings: read by commands, or a secret
 
 
 @cache

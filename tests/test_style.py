@@ -14,7 +14,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIMIT_LINES = 500
 VAGUE_NAMES = {"common", "helper", "helpers", "manager", "misc", "util", "utils"}
-GENERATED = {"CHANGELOG.md", "LICENSE", "requirements/lock.txt", "requirements/build.txt"}  # may be long
+GENERATED = {
+    "CHANGELOG.md",
+    "LICENSE",
+    "requirements/lock.txt",
+    "requirements/build.txt",
+    "requirements/scale.txt",
+    "docs/guides/cli.md",
+}
 FORBIDDEN = {
     "a path of one machine": re.compile(r"(?<![\w./\-*}])(?:/(?:work|tmp|root)/\w|/home/\w|/Users/\w|C:\\Users)"),
     "an address of a package index": re.compile(r"https?://[^\s/]+/(?:simple|whl)\b|\bfiles\.pythonhosted\b"),
@@ -75,7 +82,9 @@ def test_files_stay_small() -> None:
     lines = {
         name: text.count("\n")
         for name, text in repository_texts().items()
-        if Path(name).suffix in {".py", ".md", ".ts", ".tsx", ".js", ".css", ".html", ".kt"} and name not in GENERATED
+        if Path(name).suffix in {".py", ".md", ".ts", ".tsx", ".js", ".css", ".html", ".kt"}
+        and name not in GENERATED
+        and "/migrations/versions/" not in name  # one statement a table and index
     }
     too_long = {name: count for name, count in lines.items() if count > LIMIT_LINES}
     assert not too_long, f"over {LIMIT_LINES} lines; look for the second idea inside: {too_long}"

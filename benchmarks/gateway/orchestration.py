@@ -55,7 +55,7 @@ async def _measure(rounds: int, calls: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"gateway": [], "swarm": []}
     with tempfile.TemporaryDirectory() as home:
         settings = load_settings(home=Path(home))
-        database = Database(settings.sqlalchemy_url)
+        database = Database(settings.sqlalchemy_url, key_file=settings.text_key_file)
         database.migrate()
         gateway = Gateway.from_settings(settings)
         await gateway.start()

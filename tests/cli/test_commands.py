@@ -204,7 +204,7 @@ def test_keys_of_the_machine_are_kept_from_start_to_start_and_made_again_when_re
     settings = Settings(home=tmp_path)
     first, second = make_keys(settings), make_keys(settings)
     assert (second.cli, second.worker, second.sign_in) == (first.cli, first.worker, None)
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, key_file=settings.text_key_file)
     assert len(list_keys(database)) == 3  # with the first admin key
 
     revoke_keys_labelled(database, key_label(CLI_KEY_LABEL, settings))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from tests.fakes.chat_engine import FakeEngine
@@ -55,6 +56,30 @@ def test_the_same_walk_in_words(server: DeviceServer, device: Path) -> None:
     assert "1 waiting, 0 sent, 0 turned down" in run("status").output
 
 
+def test_a_thumb_with_language_and_retention_reaches_the_server(server: DeviceServer, device: Path) -> None:
+    server.publish("v1.0", base=b"base", adapter=None)
+    run("enroll", server.url, "--name", "phone")
+    run("sync")
+    answer = run_json("chat", "3 km?")
+    assert UUID(answer["id"]).version == 7
+    run_json("rate", "--last", "--dislike", "--language", "en", "--keep-days", "90")
+    assert "1 waiting" in run("status").output
+    run("sync")
+    stored = server.feedback[answer["id"]]
+    assert (stored["liked"], stored["language"], stored["keep_days"]) == (False, "en", 90)
+
+
+def test_the_same_question_again_is_told_with_the_judgement_on_the_first_answer(
+    server: DeviceServer, device: Path
+) -> None:
+    server.publish("v1.0", base=b"base", adapter=b"adapter")
+    run("enroll", server.url, "--name", "phone")
+    run("sync")
+    base, first, second = (run_json("chat", "3 km?", *more)["id"] for more in (["--base"], [], []))
+    judged = [run_json("rate", "--id", id_, "--like") for id_ in (base, first, second)]
+    assert [item["regenerated"] for item in judged] == [False, True, False]  # another model is a comparison
+
+
 def test_a_conversation_keeps_its_turns_and_forgets_the_oldest_beyond_the_context(
     server: DeviceServer, device: Path
 ) -> None:
@@ -74,6 +99,7 @@ def test_the_key_is_never_printed(server: DeviceServer, device: Path) -> None:
 
 def test_a_rating_outside_its_range_is_wrong_usage(device: Path) -> None:
     assert run("rate", "--last", "--rating", "6").exit_code == 2
+    assert run("rate", "--last", "--like", "--keep-days", "0").exit_code == 2
 
 
 @pytest.mark.parametrize("command", ["enroll", "sync", "chat", "rate", "status"])

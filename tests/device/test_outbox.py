@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from tests.fakes.device_server import DeviceServer
 
 from everswarm.device import outbox
-from everswarm.device.journal import open_journal
+from everswarm.device.journal import Interaction, now, open_journal, recall, remember
 from everswarm.device.state import DeviceHome
 from everswarm.device.sync import sync
-from everswarm.errors import BadRequestError, ConfigurationError, ConflictError, NotFoundError, UnavailableError
-from everswarm.schemas.interaction import JudgedInteraction
+from everswarm.errors import BadRequestError, ConfigurationError, ConflictError, NotFoundError
+from everswarm.schemas.interaction import JudgedInteraction, Message
 
 
 @pytest.fixture
@@ -74,19 +77,6 @@ def test_a_judgement_that_was_sent_is_not_changed_in_silence(home: Path, answere
         judge(rating=5)
 
 
-def test_an_answer_lost_on_the_way_does_not_store_twice(
-    server: DeviceServer, home: Path, answered: Answered, judge: Judge
-) -> None:
-    answered()
-    judge(rating=4)
-    server.lose_answers = 1
-    with pytest.raises(UnavailableError, match="1 judgements wait"):
-        sync(home)
-    assert counts(home) == (1, 0, 0)
-    assert sync(home).feedback_sent == 1
-    assert len(server.feedback) == 1
-
-
 def test_what_the_server_turns_down_is_kept_with_its_reason_and_can_be_mended(
     server: DeviceServer, home: Path, answered: Answered, judge: Judge
 ) -> None:
@@ -108,38 +98,99 @@ def test_what_the_server_turns_down_is_kept_with_its_reason_and_can_be_mended(
     assert outbox.rejections(place.journal_path) == []
 
 
-def test_batches_hold_at_most_500(server: DeviceServer, home: Path, judge: Judge) -> None:
-    place = DeviceHome(home)
-    with open_journal(place.journal_path) as connection:
-        for number in range(1201):
-            item = {
-                "id": f"i{number}",
-                "device_id": "d",
-                "timestamp": "2026-01-01T00:00:00Z",
-                "messages": [{"role": "user", "content": "?"}],
-                "rating": 3,
-            }
-            connection.execute(
-                "INSERT INTO feedback (interaction_id, state, payload, changed_at) VALUES (?, 'queued', ?, '')",
-                (item["id"], json.dumps(item)),
-            )
-    assert sync(home).feedback_sent == 1201
-    assert server.batches == [500, 500, 201]
-
-
-def test_an_item_too_large_for_the_server_does_not_sink_the_rest(
+def test_thumb_language_and_retention_are_sent(
     server: DeviceServer, home: Path, answered: Answered, judge: Judge
 ) -> None:
-    server.max_body_bytes = 20_000
-    long, short = answered("x" * 30_000), answered()
-    judge(interaction_id=long, rating=1)
-    judge(interaction_id=short, rating=5)
-    report = sync(home)
-    assert (report.feedback_sent, report.feedback_rejected) == (1, 1)
-    assert "the limit is 20000" in outbox.rejections(DeviceHome(home).journal_path)[0].reason
+    interaction_id = answered()
+    judge(liked=False, language="pt-BR")
+    judge(keep_days=30)
+    sync(home)
+    stored = server.feedback[interaction_id]
+    assert (stored["liked"], stored["language"], stored["keep_days"]) == (False, "pt-BR", 30)
+    assert stored.keys().isdisjoint({"rating", "regenerated", "copied", "better_than"})
 
 
-@pytest.mark.parametrize("said", [{}, {"rating": 6}, {"rating": 0}, {"correction": ""}, {"comment": "x" * 100_001}])
+def test_signals_stay_on_the_device_until_the_answer_is_judged(
+    server: DeviceServer, home: Path, answered: Answered, judge: Judge
+) -> None:
+    copied, again, unjudged = answered("1?"), answered("2?"), answered("3?")
+    journal = DeviceHome(home).journal_path
+    outbox.signal(journal, copied, copied=True)
+    outbox.signal(journal, copied)  # says nothing, takes nothing back
+    outbox.signal(journal, unjudged, copied=True)
+    judge(interaction_id=copied, rating=4)
+    judge(interaction_id=again, rating=2)
+    outbox.signal(journal, again, regenerated=True)  # after the judgement, before the sync
+    assert sync(home).feedback_sent == 2
+    signals = {id_: (item.get("regenerated"), item.get("copied")) for id_, item in server.feedback.items()}
+    assert signals == {copied: (None, True), again: (True, None)}
+    outbox.signal(journal, again, copied=True)  # too late, and no error
+    assert sync(home).feedback_sent == 0
+
+
+def test_a_signal_needs_an_answer(home: Path) -> None:
+    with pytest.raises(NotFoundError, match="everswarm device chat"):
+        outbox.signal(DeviceHome(home).journal_path, copied=True)
+
+
+def test_asking_the_same_again_says_that_the_first_answer_did_not_do(home: Path, answered: Answered) -> None:
+    first, second, other = answered("1?"), answered("1?"), answered("2?")
+    with open_journal(DeviceHome(home).journal_path) as connection:
+        assert [recall(connection, id_).regenerated for id_ in (first, second, other)] == [True, False, False]
+
+
+def test_a_clock_that_was_set_back_loses_nothing(
+    server: DeviceServer, home: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everswarm.device.journal.KEPT_INTERACTIONS", 2)
+    moments = [datetime(2031, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC), datetime(1970, 1, 2, tzinfo=UTC)]
+    ids = [f"0{number}aaaaaa-0000-7000-8000-000000000000" for number in (9, 5, 0)]
+    question = [Message(role="user", content="?")]
+    with open_journal(DeviceHome(home).journal_path) as connection:
+        for id_, moment in zip(ids, moments, strict=True):
+            remember(connection, Interaction(id=id_, created_at=moment, model="m", messages=question, response="!"))
+        with pytest.raises(NotFoundError):
+            recall(connection, ids[0])  # the oldest by order, not by the clock
+    assert judge(rating=3).id == ids[2]
+    judge(interaction_id=ids[1], rating=4)
+    assert sync(home).feedback_sent == 2
+    assert server.feedback[ids[2]]["timestamp"] == "1970-01-02T00:00:00Z"
+
+
+def test_a_journal_of_an_older_version_opens_with_what_is_in_it(home: Path, judge: Judge) -> None:
+    path = DeviceHome(home).journal_path
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE interactions (id TEXT PRIMARY KEY, created_at TEXT NOT NULL, model TEXT NOT NULL, "
+            "messages TEXT NOT NULL, response TEXT NOT NULL)"
+        )
+        row = ("old", now().isoformat(), "m", '[{"role": "user", "content": "?"}]', "!")
+        connection.execute("INSERT INTO interactions VALUES (?, ?, ?, ?, ?)", row)
+        connection.commit()
+    outbox.signal(path, copied=True)
+    judged = judge(liked=True)
+    assert (judged.id, judged.copied, judged.regenerated) == ("old", True, False)
+
+
+def test_a_language_that_is_none_is_refused_in_words(answered: Answered, judge: Judge) -> None:
+    answered()
+    with pytest.raises(BadRequestError, match="language: write a code such as en, de or pt-BR"):
+        judge(rating=3, language="German")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"rating": 6},
+        {"rating": 0},
+        {"correction": ""},
+        {"comment": "x" * 100_001},
+        {"language": "en"},
+        {"keep_days": 30},
+        {"rating": 3, "keep_days": 0},
+    ],
+)
 def test_a_judgement_that_cannot_be_used_is_refused(
     said: dict[str, object], home: Path, answered: Answered, judge: Judge
 ) -> None:

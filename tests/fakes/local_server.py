@@ -29,7 +29,7 @@ class LocalServer:
     def __init__(self, home: Path, *, worker: WorkerSettings | None = None) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.settings = Settings(home=home, engine=EngineSettings(enabled=False), worker=worker or WorkerSettings())
-        self.database = Database(self.settings.sqlalchemy_url)
+        self.database = Database(self.settings.sqlalchemy_url, key_file=self.settings.text_key_file)
         self.database.migrate()
         self.key = create_key(self.database, scope=Scope.ADMIN, label="test").key
         self.port = 0

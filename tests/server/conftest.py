@@ -20,6 +20,8 @@ ON_BOTH_DATABASES = {
     "test_feedback_import",
     "test_fleet",
     "test_jobs",
+    "test_review_routes",
+    "test_reviews",
     "test_threads",
 }
 
@@ -57,10 +59,10 @@ def postgres_template(postgres_server: PostgresServer) -> str:
 
 
 @pytest.fixture
-def postgres_database(postgres_server: PostgresServer, postgres_template: str) -> Iterator[Database]:
+def postgres_database(postgres_server: PostgresServer, postgres_template: str, tmp_path: Path) -> Iterator[Database]:
     """An empty Postgres database with the tables of every room."""
     url = postgres_server.create_database(postgres_template)
-    opened = Database(url)
+    opened = Database(url, key_file=tmp_path / "home" / "text.key")
     yield opened
     opened.close()
     postgres_server.drop_database(url)

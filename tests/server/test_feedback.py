@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from everswarm.errors import BadRequestError, NotFoundError
@@ -12,6 +12,7 @@ from everswarm.schemas.interaction import FeedbackRequest, JudgedInteraction
 from everswarm.schemas.server import Scope
 from everswarm.server.auth import Principal, create_key
 from everswarm.server.database import Database
+from everswarm.server.edge.express import ExpressApp
 from everswarm.server.edge.problems import install_error_handlers
 from everswarm.server.feedback import (
     NewInteraction,
@@ -21,7 +22,11 @@ from everswarm.server.feedback import (
     stats,
     store_batch,
 )
+from everswarm.server.feedback.ingest import Ingest
+from everswarm.server.feedback.rate import RecordLimit
 from everswarm.server.feedback.routes import router
+from everswarm.server.feedback.upload import FEEDBACK_PATH, upload_training_feedback
+from everswarm.settings import Settings
 
 ANN = Principal(key_id="019a0000-0000-7000-8000-00000000000a", scope=Scope.USER, label="ann")
 BEN = Principal(key_id="019a0000-0000-7000-8000-00000000000b", scope=Scope.USER, label="ben")
@@ -155,8 +160,8 @@ def test_interaction_that_does_not_end_with_a_question_is_left_out_of_the_snapsh
 
 
 def test_batch_sent_again_adds_nothing_and_the_first_stays(database: Database):
-    assert store_batch(database, [record(1), record(2), record(1, rating=5)], source="import") == (2, 1)
-    assert store_batch(database, [record(1, correction="five"), record(3)], source="import") == (1, 1)
+    assert store_batch(database, [record(1), record(2), record(1)], source="import") == (2, 1, [], [])
+    assert store_batch(database, [record(1), record(3)], source="import") == (1, 1, [], [])
     assert [(found.id, found.rating, found.correction) for found in frozen(database)] == [
         ("item-1", 1, "4"),
         ("item-2", 1, "4"),
@@ -167,7 +172,7 @@ def test_batch_sent_again_adds_nothing_and_the_first_stays(database: Database):
 
 def test_batch_cannot_judge_an_interaction_that_is_there_already(database: Database):
     id_ = asked(database)
-    assert store_batch(database, [record(1, id=id_)], source="device") == (0, 1)
+    assert store_batch(database, [record(1, id=id_)], source="device") == (0, 1, [], [])
     assert frozen(database) == []
 
 
@@ -193,12 +198,17 @@ def test_counts_of_an_empty_server_are_zero(database: Database):
 
 
 @pytest.fixture
-def client(database: Database) -> TestClient:
-    app = FastAPI()
-    app.state.database = database
+def client(database: Database) -> Iterator[TestClient]:
+    app = ExpressApp()
+    app.state.database, app.state.settings = database, Settings()
+    app.state.ingest, app.state.record_limit = Ingest(database), RecordLimit(20_000)
+    app.express, app.express_body_bytes = {FEEDBACK_PATH: upload_training_feedback}, 2 * 1024 * 1024
     install_error_handlers(app)
     app.include_router(router)
-    return TestClient(app, raise_server_exceptions=False)
+    with TestClient(app, raise_server_exceptions=False) as opened:
+        yield opened
+        assert opened.portal is not None
+        opened.portal.call(app.state.ingest.stop)
 
 
 def key(database: Database, scope: Scope) -> dict[str, str]:
@@ -213,7 +223,14 @@ def send(client: TestClient, headers: dict[str, str], *items: Any, **values: Any
 def test_device_batch_has_the_shape_of_the_plan_and_the_same_id_when_sent_again(client: TestClient, database: Database):
     device = key(database, Scope.DEVICE)
     first = send(client, device, item(1), item(2)).json()
-    assert first == {"status": "accepted", "data_id": first["data_id"], "stored": 2, "duplicates": 0, "rejected": []}
+    assert first == {
+        "status": "accepted",
+        "data_id": first["data_id"],
+        "stored": 2,
+        "duplicates": 0,
+        "conflicts": [],
+        "rejected": [],
+    }
     again = send(client, device, item(1), item(2)).json()
     assert again == {**first, "stored": 0, "duplicates": 2}
     assert send(client, device, item(3)).json()["data_id"] != first["data_id"]

@@ -220,9 +220,9 @@ class _Demo:
 
     def _import(self, path: Path) -> str:
         from everswarm.server.database import Database
-        from everswarm.server.feedback.importer import import_file
+        from everswarm.server.feedback.files.importer import import_file
 
-        database = Database(self.settings.sqlalchemy_url)
+        database = Database(self.settings.sqlalchemy_url, key_file=self.settings.text_key_file)
         with self._bar("import", path.stat().st_size) as advance:
             report = import_file(database, path, on_progress=advance)
         database.close()

@@ -210,12 +210,14 @@ def _answer_in_context(runtime: DeviceRuntime, messages: list[Message], *, adapt
     epilog=_examples(
         "everswarm device rate --last --rating 5 --consent",
         'everswarm device rate --last --rating 2 --correction "3 km are 3000 m." --consent',
+        "everswarm device rate --last --like",
     )
 )
-def rate(
+def rate(  # noqa: PLR0913, PLR0917  # the options of a command
     last: Annotated[bool, typer.Option("--last", help="Judge the last answer.")] = False,
     interaction: Annotated[str | None, typer.Option("--id", help="Judge the answer with this id.")] = None,
     rating: Annotated[int | None, typer.Option(min=1, max=5, help="1 (bad) to 5 (good).")] = None,
+    liked: Annotated[bool | None, typer.Option("--like/--dislike", help="A thumb, up or down.")] = None,
     correction: Annotated[str | None, typer.Option(help="What the answer should have been.")] = None,
     comment: Annotated[str | None, typer.Option(help="Anything else.")] = None,
     consent: Annotated[
@@ -224,6 +226,12 @@ def rate(
             "--consent/--no-consent",
             help="It may be used for training. Default: as you said when you escalated it, else it may not.",
         ),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of question and answer, such as en or pt-BR. Default: found out by the server.")
+    ] = None,
+    keep_days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="So many days after the answer the server erases it.")
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -240,9 +248,12 @@ def rate(
         place.load().device_id,
         interaction_id=interaction,
         rating=rating,
+        liked=liked,
         correction=correction,
         comment=comment,
         consent=consent,
+        language=language,
+        keep_days=keep_days,
     )
     queued = outbox.count(place.journal_path).queued
     if as_json:

@@ -64,7 +64,7 @@ def quantize(
     if tell:
         tell(f"quantising {student} for devices (once)")
     base = base_gguf(student, weights=weights, models_dir=settings.models_dir)
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, key_file=settings.text_key_file)
     database.migrate()
     artifact = ArtifactStore(settings.artifacts_root, database).put_file(base.path, kind=ArtifactKind.BASE_GGUF)
     with database.transaction() as connection:

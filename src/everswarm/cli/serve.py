@@ -145,7 +145,7 @@ def make_keys(settings: Settings) -> Keys:
     from everswarm.server.auth.service import ensure_first_admin_key
     from everswarm.server.database import Database
 
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, key_file=settings.text_key_file)
     database.migrate()
     first = ensure_first_admin_key(database)
     cli = _kept_key(database, settings.home / "cli.key", scope=Scope.ADMIN, label=key_label(CLI_KEY_LABEL, settings))

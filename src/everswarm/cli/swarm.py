@@ -144,7 +144,7 @@ def train(home: HomeOption = None, as_json: JsonOption = False) -> None:
     from everswarm.server.swarm.service import router_path
 
     settings = _local_settings(home)
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, key_file=settings.text_key_file)
     database.migrate()
     path = router_path(settings)
     try:
@@ -338,7 +338,7 @@ async def _open_asker(settings: Settings, options: Options) -> AsyncGenerator[As
     from everswarm.server.swarm.service import Swarm
 
     async with AsyncExitStack() as opened:
-        database = Database(settings.sqlalchemy_url)
+        database = Database(settings.sqlalchemy_url, key_file=settings.text_key_file)
         opened.callback(database.close)
         database.migrate()
         gateway = Gateway.from_settings(settings)

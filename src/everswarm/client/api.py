@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from everswarm.schemas.server import Health, KeyCreate, KeyCreated, KeyView
 from everswarm.schemas.sync import Device, DeviceEnrolment, MobileModel, TrainingFeedback, TrainingFeedbackAccepted
 
 CHUNK_BYTES = 1 << 20
+PACKED_FROM_BYTES = 1_400  # a body below that is one packet on the wire, packed or not
+NOT_UNPACKED = (400, 415)  # what a server answers that cannot read gzip
 
 
 class EverswarmClient:
@@ -32,6 +35,7 @@ class EverswarmClient:
     def __init__(self, base_url: str, key: str | None = None, *, timeout_seconds: float = 30.0) -> None:
         self.base_url = base_url.rstrip("/")
         self.key = key
+        self._reads_gzip = True  # until the server says that it does not
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.http = httpx.Client(
             base_url=self.base_url,
@@ -113,9 +117,27 @@ class EverswarmClient:
         return {slug: MobileModel.model_validate(value) for slug, value in found.items()}
 
     def training_feedback(self, batch: TrainingFeedback) -> TrainingFeedbackAccepted:
-        """`POST /api/training/feedback`."""
-        body = batch.model_dump(mode="json")
-        return TrainingFeedbackAccepted.model_validate(self.request("POST", "/api/training/feedback", json=body))
+        """`POST /api/training/feedback`: packed with gzip where that is smaller and the server reads it.
+
+        Raises:
+            EverswarmError: as `request` does.
+        """
+        content = batch.model_dump_json().encode()
+        if self._reads_gzip and len(content) >= PACKED_FROM_BYTES:
+            packed = gzip.compress(content, mtime=0)
+            if len(packed) < len(content):
+                response = self._post_training_feedback(packed, is_packed=True)
+                if response.status_code not in NOT_UNPACKED:
+                    return _accepted(response)
+                self._reads_gzip = False
+        return _accepted(self._post_training_feedback(content, is_packed=False))
+
+    def _post_training_feedback(self, content: bytes, *, is_packed: bool) -> httpx.Response:
+        headers = {"Content-Type": "application/json"} | ({"Content-Encoding": "gzip"} if is_packed else {})
+        try:
+            return self.http.post("/api/training/feedback", content=content, headers=headers)
+        except httpx.TransportError as error:
+            raise unreachable(self.base_url, error) from error
 
     def releases(self) -> list[Release]:
         """`GET /api/releases`, newest first."""
@@ -200,6 +222,11 @@ class EverswarmClient:
     def job_failed(self, job_id: str, failed: JobFailed) -> None:
         """`POST /api/jobs/{id}/failed`."""
         self.request("POST", f"/api/jobs/{job_id}/failed", json=failed.model_dump(mode="json"))
+
+
+def _accepted(response: httpx.Response) -> TrainingFeedbackAccepted:
+    raise_for_problem(response)
+    return TrainingFeedbackAccepted.model_validate(response.json())
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -18,7 +18,8 @@ BUSY_SECONDS = 30.0  # how long a command waits for another one's write
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS interactions (
-  id TEXT PRIMARY KEY, created_at TEXT NOT NULL, model TEXT NOT NULL, messages TEXT NOT NULL, response TEXT NOT NULL
+  id TEXT PRIMARY KEY, created_at TEXT NOT NULL, model TEXT NOT NULL, messages TEXT NOT NULL, response TEXT NOT NULL,
+  regenerated INTEGER NOT NULL DEFAULT 0, copied INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS feedback (
   interaction_id TEXT PRIMARY KEY, state TEXT NOT NULL, payload TEXT, reason TEXT, changed_at TEXT NOT NULL
@@ -28,6 +29,7 @@ CREATE TABLE IF NOT EXISTS escalations (
 );
 CREATE INDEX IF NOT EXISTS feedback_by_state ON feedback (state, interaction_id);
 """
+LATER_COLUMNS = {"interactions": {"regenerated", "copied"}}  # those that journals of older versions lack: yes or no
 
 
 class Interaction(Record):
@@ -38,6 +40,8 @@ class Interaction(Record):
     model: str
     messages: list[Message]
     response: str
+    regenerated: bool = False  # it was asked again
+    copied: bool = False
 
 
 @contextmanager
@@ -56,6 +60,7 @@ def open_journal(path: Path) -> Iterator[sqlite3.Connection]:
             connection.executescript(TABLES)
             connection.execute("BEGIN IMMEDIATE")
             try:
+                _add_later_columns(connection)
                 yield connection
             except BaseException:
                 connection.rollback()
@@ -75,6 +80,13 @@ def open_journal(path: Path) -> Iterator[sqlite3.Connection]:
         ) from error
 
 
+def _add_later_columns(connection: sqlite3.Connection) -> None:
+    for table, columns in LATER_COLUMNS.items():
+        there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        for column in columns - there:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+
+
 @contextmanager
 def only_one(path: Path, what: str) -> Iterator[None]:
     """Keep a second process out of the block; the lock leaves with its process, however that ends.
@@ -91,22 +103,39 @@ def only_one(path: Path, what: str) -> Iterator[None]:
 
 
 def remember(connection: sqlite3.Connection, interaction: Interaction) -> None:
-    """Keep `interaction`, and forget the oldest beyond the limit."""
+    """Keep `interaction`, and forget the oldest beyond the limit.
+
+    The same question to the same model, twice in a row, says that the first answer did not do.
+    """
+    messages = json.dumps([message.model_dump() for message in interaction.messages], ensure_ascii=False)
+    last = connection.execute(
+        "SELECT id, model, messages FROM interactions ORDER BY rowid DESC LIMIT 1"  # by rowid: a clock may be set back
+    ).fetchone()
+    if last is not None and last[1:] == (interaction.model, messages):
+        note_signals(connection, last[0], regenerated=True)
     connection.execute(
         "INSERT INTO interactions (id, created_at, model, messages, response) VALUES (?, ?, ?, ?, ?)",
-        (
-            interaction.id,
-            interaction.created_at.isoformat(),
-            interaction.model,
-            json.dumps([message.model_dump() for message in interaction.messages], ensure_ascii=False),
-            interaction.response,
-        ),
+        (interaction.id, interaction.created_at.isoformat(), interaction.model, messages, interaction.response),
     )
     connection.execute(
-        "DELETE FROM interactions WHERE id NOT IN (SELECT id FROM interactions ORDER BY id DESC LIMIT ?)",
+        "DELETE FROM interactions WHERE rowid NOT IN (SELECT rowid FROM interactions ORDER BY rowid DESC LIMIT ?)",
         (KEPT_INTERACTIONS,),
     )
     connection.execute("DELETE FROM escalations WHERE interaction_id NOT IN (SELECT id FROM interactions)")
+
+
+def note_signals(
+    connection: sqlite3.Connection, interaction_id: str, *, regenerated: bool = False, copied: bool = False
+) -> None:
+    """Keep what was done with an answer; a judgement on it that waits says it too."""
+    for name, given in (("regenerated", regenerated), ("copied", copied)):
+        if given:
+            connection.execute(f"UPDATE interactions SET {name} = 1 WHERE id = ?", (interaction_id,))
+            connection.execute(
+                "UPDATE feedback SET payload = json_set(payload, ?, json('true')) "
+                "WHERE interaction_id = ? AND state = 'queued'",
+                (f"$.{name}", interaction_id),
+            )
 
 
 def recall(connection: sqlite3.Connection, interaction_id: str | None = None) -> Interaction:
@@ -115,9 +144,9 @@ def recall(connection: sqlite3.Connection, interaction_id: str | None = None) ->
     Raises:
         NotFoundError: there is none.
     """
-    columns = "SELECT id, created_at, model, messages, response FROM interactions"
+    columns = "SELECT id, created_at, model, messages, response, regenerated, copied FROM interactions"
     if interaction_id is None:
-        row = connection.execute(f"{columns} ORDER BY id DESC LIMIT 1").fetchone()
+        row = connection.execute(f"{columns} ORDER BY rowid DESC LIMIT 1").fetchone()
     else:
         row = connection.execute(f"{columns} WHERE id = ?", (interaction_id,)).fetchone()
     if row is None:
@@ -126,7 +155,15 @@ def recall(connection: sqlite3.Connection, interaction_id: str | None = None) ->
             f"This device does not remember {what}; it keeps its last {KEPT_INTERACTIONS:,} answers. "
             'Ask something first: everswarm device chat "…"'
         )
-    return Interaction(id=row[0], created_at=row[1], model=row[2], messages=json.loads(row[3]), response=row[4])
+    return Interaction(
+        id=row[0],
+        created_at=row[1],
+        model=row[2],
+        messages=json.loads(row[3]),
+        response=row[4],
+        regenerated=bool(row[5]),
+        copied=bool(row[6]),
+    )
 
 
 def now() -> datetime:

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from everswarm.client.api import EverswarmClient
-from everswarm.device.journal import Interaction, now, open_journal, recall
-from everswarm.errors import BadRequestError, ConflictError, EverswarmError, TooLargeError
+from everswarm.device.journal import Interaction, note_signals, now, open_journal, recall
+from everswarm.errors import (
+    BadRequestError,
+    ConflictError,
+    ForbiddenError,
+    NoSpaceError,
+    QuotaSpentError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+)
 from everswarm.schemas.interaction import JudgedInteraction
 from everswarm.schemas.sync import MAX_INTERACTIONS_A_BATCH, TrainingFeedback
 
-MAX_BATCH_BYTES = 1_000_000  # half of what a server takes in one request by default
+MAX_BATCH_BYTES = 1_000_000  # unpacked: half of what a server takes in one request by default
+MAX_WAIT_SECONDS = 60  # of one sync, all waits together, while the server asks for patience
+NOTHING_STORED = (QuotaSpentError, NoSpaceError, UnauthorizedError, ForbiddenError)  # after these nothing was taken
+JUDGEMENTS = ("rating", "liked", "correction", "comment", "consent")  # one of them is needed
+SAID = (*JUDGEMENTS, "language", "keep_days")
+UNSAID = {"better_than": [], "regenerated": False, "copied": False}  # left out, which older servers do not know
+EXPECTED = {"language": "write a code such as en, de or pt-BR"}  # where the pattern would say less
 
 
 class OutboxCounts(NamedTuple):
@@ -34,6 +52,14 @@ class Sent(NamedTuple):
     rejected: int
 
 
+class Waiting(NamedTuple):
+    """A judgement on its way."""
+
+    interaction_id: str
+    payload: str  # JSON
+    is_fresh: bool  # never sent: the server cannot have it
+
+
 class Rejected(NamedTuple):
     """A judgement that the server turned down."""
 
@@ -47,32 +73,66 @@ def judge(
     *,
     interaction_id: str | None = None,
     rating: int | None = None,
+    liked: bool | None = None,
     correction: str | None = None,
     comment: str | None = None,
     consent: bool | None = None,
+    language: str | None = None,
+    keep_days: int | None = None,
 ) -> JudgedInteraction:
     """Queue a judgement on the last answer, or on `interaction_id`; a second one before a sync adds to the first.
+
+    Args:
+        journal: of the device.
+        device_id: who judges.
+        interaction_id: of an answer that the journal has; None for the last.
+        rating: 1 to 5.
+        liked: a thumb, up or down.
+        correction: what the answer should have been.
+        comment: anything else.
+        consent: to training; None for what was said before, else no.
+        language: BCP 47, such as en or pt-BR.
+        keep_days: after the answer was given the server erases it.
 
     Raises:
         BadRequestError: it says nothing, or a value is out of its range.
         NotFoundError: the device does not remember the interaction.
         ConflictError: the judgement on it was sent already.
     """
-    said = {"rating": rating, "correction": correction, "comment": comment, "consent": consent}
-    given = {name: value for name, value in said.items() if value is not None}
-    if not given:
-        raise BadRequestError(
-            "Nothing to keep. Give at least one of: --rating 1 to 5, --correction, --comment, --consent."
-        )
+    values = (rating, liked, correction, comment, consent, language, keep_days)
+    given = {name: value for name, value in zip(SAID, values, strict=True) if value is not None}
     with open_journal(journal) as connection:
         interaction = recall(connection, interaction_id)
         earlier = escalated_consent(connection, interaction.id) | _queued(connection, interaction.id)
-        judged = _judged(interaction, device_id, {**earlier, **given})
+        said = {**earlier, **given}
+        if not given or said.keys().isdisjoint(JUDGEMENTS):
+            raise BadRequestError(
+                "Nothing to keep. Give at least one of: --rating 1 to 5, --like, --dislike, --correction, --comment, "
+                "--consent."
+            )
+        judged = _judged(interaction, device_id, said)
+        unsaid = {name for name, value in UNSAID.items() if getattr(judged, name) == value}
         connection.execute(
             "INSERT OR REPLACE INTO feedback (interaction_id, state, payload, changed_at) VALUES (?, 'queued', ?, ?)",
-            (judged.id, judged.model_dump_json(exclude_none=True), now().isoformat()),
+            (judged.id, judged.model_dump_json(exclude_none=True, exclude=unsaid), now().isoformat()),
         )
     return judged
+
+
+def signal(
+    journal: Path, interaction_id: str | None = None, *, regenerated: bool = False, copied: bool = False
+) -> None:
+    """Keep that the last answer, or `interaction_id`, was asked for again or copied.
+
+    It goes out with a judgement on the same answer and never alone: nobody who only copies an answer has said that
+    it may leave the device, and the server takes each interaction once, so that a judgement after it came too late.
+
+    Raises:
+        NotFoundError: the device does not remember the interaction.
+    """
+    with open_journal(journal) as connection:
+        interaction = recall(connection, interaction_id)
+        note_signals(connection, interaction.id, regenerated=regenerated, copied=copied)
 
 
 def _judged(interaction: Interaction, device_id: str, said: dict[str, Any]) -> JudgedInteraction:
@@ -80,14 +140,17 @@ def _judged(interaction: Interaction, device_id: str, said: dict[str, Any]) -> J
         return JudgedInteraction(
             id=interaction.id,
             device_id=device_id,
-            timestamp=interaction.created_at,
+            timestamp=interaction.created_at,  # of this device's clock, which the server mends where it is wrong
             messages=interaction.messages,
             response=interaction.response,
             model=interaction.model,
+            regenerated=interaction.regenerated,
+            copied=interaction.copied,
             **said,
         )
     except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+        wrong = [(".".join(str(part) for part in item["loc"]), item["msg"]) for item in error.errors()]
+        lines = [f"{field}: {EXPECTED.get(field, message)}" for field, message in wrong]
         raise BadRequestError(f"The judgement cannot be kept. {'; '.join(lines)}.") from error
 
 
@@ -105,7 +168,7 @@ def _queued(connection: sqlite3.Connection, interaction_id: str) -> dict[str, An
             "Ask again and judge the new answer."
         )
     earlier: dict[str, Any] = json.loads(payload)
-    return {name: earlier[name] for name in ("rating", "correction", "comment", "consent") if name in earlier}
+    return {name: earlier[name] for name in SAID if name in earlier}
 
 
 def escalated_consent(connection: sqlite3.Connection, interaction_id: str) -> dict[str, bool]:
@@ -145,81 +208,129 @@ def rejections(journal: Path) -> list[Rejected]:
         return [Rejected(*row) for row in rows.fetchall()]
 
 
-def send(journal: Path, device_id: str, *, client: EverswarmClient) -> Sent:
+def send(journal: Path, device_id: str, *, client: EverswarmClient, wait: Callable[[float], None] = time.sleep) -> Sent:
     """Send what waits, in batches.
 
     The server knows each interaction by its id, so a batch whose answer was lost may be sent again.
 
+    Args:
+        journal: of the device.
+        device_id: the sender.
+        client: of its server.
+        wait: seconds, where the server asks for them; at most `MAX_WAIT_SECONDS` in all.
+
     Raises:
-        EverswarmError: the server is gone or refuses the key; what was not accepted stays in the queue.
+        QuotaSpentError: the server wants a longer wait; the text says until when.
+        EverswarmError: the server is gone, full, or refuses the key. What was not accepted stays in the queue.
     """
     sent = rejected = 0
-    while waiting := _claim(journal):
-        for batch in _batches(waiting):
-            reasons = _send_batch(client, device_id, batch)
-            _settle(journal, [interaction_id for interaction_id, _ in batch], reasons)
-            sent += len(batch) - len(reasons)
-            rejected += len(reasons)
+    patience = _Patience(wait)
+    pending: list[list[Waiting]] = []  # halves of a batch that was refused as a whole
+    while batch := pending.pop() if pending else _claim(journal):
+        try:
+            reasons = _send_batch(client, device_id, batch, patience)
+        except (BadRequestError, TooLargeError) as error:
+            if len(batch) > 1:  # find the items that the server cannot take, so that they do not sink the rest
+                middle = len(batch) // 2
+                pending += [batch[middle:], batch[:middle]]
+                continue
+            reasons = {0: str(error)}
+        except NOTHING_STORED as error:
+            _give_back(journal, [*pending, batch])
+            if isinstance(error, NoSpaceError):  # the server's disk, not ours
+                raise UnavailableError(f"The server cannot store anything now: {error}") from error
+            raise
+        _settle(journal, batch, reasons)
+        sent += len(batch) - len(reasons)
+        rejected += len(reasons)
     return Sent(sent=sent, rejected=rejected)
 
 
-def _claim(journal: Path) -> list[tuple[str, str]]:
-    """Take the next judgements (id, JSON); from here on they no longer change."""
+@dataclass
+class _Patience:
+    """How long one sync still waits where the server asks for it."""
+
+    wait: Callable[[float], None]
+    left_seconds: int = MAX_WAIT_SECONDS
+
+    def spend(self, error: QuotaSpentError) -> None:
+        """Wait as long as the server wants; where that is too long, say when to come back.
+
+        Raises:
+            QuotaSpentError: it is too long.
+        """
+        seconds = error.retry_after_seconds or 1
+        if seconds > self.left_seconds:
+            later = f"{seconds} s" if seconds < 120 else f"{math.ceil(seconds / 60):,} min"
+            raise QuotaSpentError(f"{error} Sync again in {later}.", retry_after_seconds=seconds) from error
+        self.wait(seconds)
+        self.left_seconds -= seconds
+
+
+def _send_batch(client: EverswarmClient, device_id: str, batch: list[Waiting], patience: _Patience) -> dict[int, str]:
+    """Send one batch; return why items were not taken, by their place in it."""
+    items = [json.loads(item.payload) for item in batch]
+    while True:
+        try:
+            answer = client.training_feedback(
+                TrainingFeedback(device_id=device_id, interactions=items, timestamp=now())
+            )
+        except QuotaSpentError as error:
+            patience.spend(error)
+            continue
+        reasons = {item.index: item.error for item in answer.rejected}
+        reasons |= {item.index: f"The server kept what it had first: {item.error}" for item in answer.conflicts}
+        return {index: reason for index, reason in reasons.items() if 0 <= index < len(batch)}
+
+
+def _claim(journal: Path) -> list[Waiting]:
+    """Take the next judgements; from here on they no longer change."""
     with open_journal(journal) as connection:
         rows = connection.execute(
-            "SELECT interaction_id, payload FROM feedback WHERE state IN ('queued', 'sending') ORDER BY 1 LIMIT ?",
+            "SELECT interaction_id, payload, state = 'queued' FROM feedback "
+            "WHERE state IN ('queued', 'sending') ORDER BY 1 LIMIT ?",
             (MAX_INTERACTIONS_A_BATCH,),
-        ).fetchall()
+        )
+        batch = first_batch(Waiting(interaction_id, payload, bool(fresh)) for interaction_id, payload, fresh in rows)
         connection.executemany(
             "UPDATE feedback SET state = 'sending', changed_at = ? WHERE interaction_id = ?",
-            [(now().isoformat(), interaction_id) for interaction_id, _ in rows],
+            [(now().isoformat(), item.interaction_id) for item in batch],
         )
-    return [(interaction_id, payload) for interaction_id, payload in rows]
+    return batch
 
 
-def _batches(waiting: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Cut `waiting` so that each batch fits into one request."""
-    batch: list[tuple[str, str]] = []
+def first_batch(waiting: Iterable[Waiting]) -> list[Waiting]:
+    """Return the first of `waiting`, as many as fit into one request by count and by unpacked size; never none."""
+    batch: list[Waiting] = []
     size_bytes = 0
     for item in waiting:
-        item_bytes = len(item[1].encode())
-        if batch and size_bytes + item_bytes > MAX_BATCH_BYTES:
-            yield batch
-            batch, size_bytes = [], 0
+        size_bytes += len(item.payload.encode()) + 1  # and a comma
+        if batch and (size_bytes > MAX_BATCH_BYTES or len(batch) == MAX_INTERACTIONS_A_BATCH):
+            break
         batch.append(item)
-        size_bytes += item_bytes
-    yield batch
+    return batch
 
 
-def _send_batch(client: EverswarmClient, device_id: str, batch: list[tuple[str, str]]) -> dict[str, str]:
-    """Send one batch; return the reasons of the items that were turned down, by interaction id."""
-    items = [json.loads(payload) for _, payload in batch]
-    try:
-        answer = client.training_feedback(TrainingFeedback(device_id=device_id, interactions=items, timestamp=now()))
-    except (BadRequestError, TooLargeError) as error:
-        return _send_halves(client, device_id, batch, error=error)
-    return {batch[item.index][0]: item.error for item in answer.rejected if 0 <= item.index < len(batch)}
+def _give_back(journal: Path, batches: list[list[Waiting]]) -> None:
+    """Let judgements that the server surely does not have be changed again."""
+    with open_journal(journal) as connection:
+        connection.executemany(
+            "UPDATE feedback SET state = 'queued' WHERE interaction_id = ?",
+            [(item.interaction_id,) for batch in batches for item in batch if item.is_fresh],
+        )
 
 
-def _send_halves(
-    client: EverswarmClient, device_id: str, batch: list[tuple[str, str]], *, error: EverswarmError
-) -> dict[str, str]:
-    """Find the items that the server cannot take, so that they do not sink the rest."""
-    if len(batch) == 1:
-        return {batch[0][0]: str(error)}
-    middle = len(batch) // 2
-    first = _send_batch(client, device_id, batch[:middle])
-    return first | _send_batch(client, device_id, batch[middle:])
-
-
-def _settle(journal: Path, interaction_ids: list[str], reasons: dict[str, str]) -> None:
+def _settle(journal: Path, batch: list[Waiting], reasons: dict[int, str]) -> None:
     """Write down how a batch ended; the text of what was sent is no longer needed here."""
     moment = now().isoformat()
+    sent = [(moment, item.interaction_id) for index, item in enumerate(batch) if index not in reasons]
+    rejected = [(reasons[index], moment, item.interaction_id) for index, item in enumerate(batch) if index in reasons]
     with open_journal(journal) as connection:
-        for interaction_id in interaction_ids:
-            reason = reasons.get(interaction_id)
-            connection.execute(
-                "UPDATE feedback SET state = ?, reason = ?, changed_at = ?, "
-                "payload = CASE WHEN ? IS NULL THEN NULL ELSE payload END WHERE interaction_id = ?",
-                ("rejected" if reason else "sent", reason, moment, reason, interaction_id),
-            )
+        connection.executemany(
+            "UPDATE feedback SET state = 'sent', reason = NULL, payload = NULL, changed_at = ? "
+            "WHERE interaction_id = ?",
+            sent,
+        )
+        connection.executemany(
+            "UPDATE feedback SET state = 'rejected', reason = ?, changed_at = ? WHERE interaction_id = ?", rejected
+        )

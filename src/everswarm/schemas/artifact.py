@@ -13,7 +13,9 @@ class ArtifactKind(StrEnum):
     """What a file is."""
 
     SNAPSHOT = "snapshot"  # JSON lines of judged interactions, frozen at the start of a cycle
-    DATASET = "dataset"  # parquet of examples
+    DATASET = "dataset"  # parquet of examples, preferences or desirabilities
+    MEMBERS = "members"  # gzip of lines: who is in a dataset
+    SUSPICIONS = "suspicions"  # JSON lines of what curation set aside
     SOFT_TARGETS = "soft-targets"  # parquet shard of teacher log-probabilities
     CHECKPOINT = "checkpoint"  # tar of an unfinished training run
     ADAPTER = "adapter"  # safetensors of LoRA weights (PEFT)

@@ -20,6 +20,7 @@ class Message(Record):
 
 Rating = Annotated[int, Field(ge=1, le=5, strict=True)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,4})?$")]  # BCP 47: en, pt-BR
 
 
 class JudgedInteraction(Record):
@@ -35,7 +36,14 @@ class JudgedInteraction(Record):
     rating: Rating | None = None
     correction: Text | None = None
     comment: Text | None = None
+    liked: bool | None = None  # a thumb, up or down, where there are no stars
+    better_than: list[Text] = Field(default_factory=list, max_length=20)  # other answers that lost a vote against it
+    regenerated: bool = False  # another answer was asked for: a weak signal, never learnt from
+    copied: bool = False  # the answer was copied: another
+    judge_score: float | None = Field(default=None, ge=0, le=1)  # of a model that judged
+    language: Language | None = None
     consent: bool = False  # may it be used for training
+    keep_days: int | None = Field(default=None, ge=1, le=36_500)  # after the timestamp; then it is erased
 
     @model_validator(mode="after")
     def _ends_with_a_question(self) -> JudgedInteraction:
@@ -51,13 +59,21 @@ class FeedbackRequest(Record):
     rating: Rating | None = None
     correction: Text | None = None
     comment: Text | None = None
+    liked: bool | None = None  # a thumb, up or down
     preferred_over: Identifier | None = None  # a pairwise vote: this answer was better than that interaction's
+    regenerated: bool = False
+    copied: bool = False
     consent: bool = False
+    keep_days: int | None = Field(default=None, ge=1, le=36_500)  # from the interaction on; then it is erased
 
     @model_validator(mode="after")
     def _says_something(self) -> FeedbackRequest:
-        if self.rating is None and not self.correction and not self.comment and not self.preferred_over:
-            raise ValueError("send at least one of: rating (1 to 5), correction, comment, preferred_over")
+        said = (self.correction, self.comment, self.preferred_over, self.regenerated, self.copied)
+        if self.rating is None and self.liked is None and not any(said):
+            raise ValueError(
+                "send at least one of: rating (1 to 5), liked (true or false), correction, comment, preferred_over, "
+                "regenerated, copied"
+            )
         return self
 
 

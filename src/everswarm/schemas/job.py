@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from everswarm.schemas.base import Record, Timestamp
+from everswarm.settings import CurationRules
 
 
 class Stage(StrEnum):
@@ -43,6 +44,7 @@ class CycleParameters(Record):
     seed: int = 0
     train_examples: int | None = Field(default=None, ge=8)  # cap on the training split
     minimum_examples: int = Field(default=24, ge=8)  # below this a cycle refuses
+    curation: CurationRules = CurationRules()
     evaluation_answers: int = Field(default=12, ge=0)  # held-out questions answered for BLEU and ROUGE-L
 
 

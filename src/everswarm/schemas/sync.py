@@ -34,7 +34,8 @@ class TrainingFeedbackAccepted(Record):
     status: Literal["accepted"] = "accepted"
     data_id: str
     stored: int
-    duplicates: int
+    duplicates: int  # known already, and the same
+    conflicts: list[RejectedInteraction] = Field(default_factory=list)  # known with another content, which is kept
     rejected: list[RejectedInteraction] = Field(default_factory=list)
 
 

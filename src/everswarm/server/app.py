@@ -26,7 +26,16 @@ from everswarm.server.edge.body_limit import BodyLimit
 from everswarm.server.edge.browser_headers import BrowserHeaders, content_policy
 from everswarm.server.edge.express import ExpressApp
 from everswarm.server.edge.problems import PROBLEM_RESPONSES, install_error_handlers
+from everswarm.server.erasure import Retention
+from everswarm.server.erasure.routes import router as erasures_router
+from everswarm.server.feedback.batches import mask_of
+from everswarm.server.feedback.ingest import Ingest
+from everswarm.server.feedback.rate import RecordLimit
+from everswarm.server.feedback.reviews.routes import router as reviews_router
 from everswarm.server.feedback.routes import router as feedback_router
+from everswarm.server.feedback.scrubbing import text_mask
+from everswarm.server.feedback.service import check_key
+from everswarm.server.feedback.upload import FEEDBACK_PATH, upload_training_feedback
 from everswarm.server.fleet.routes import router as fleet_router
 from everswarm.server.gateway import Gateway, record_usage
 from everswarm.server.gateway.routes import router as gateway_router
@@ -50,6 +59,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     auth_router,
     registry_router,
     feedback_router,
+    reviews_router,
+    erasures_router,
     gateway_router,
     swarm_router,
     traces_router,
@@ -68,6 +79,8 @@ TAGS = [
     {"name": "gateway", "description": "How much the models may still be asked, and what they were asked."},
     {"name": "batches", "description": "Files of chats, answered within a day when quotas allow, as OpenAI does it."},
     {"name": "feedback", "description": "Judgements on interactions, one by one or in batches from devices."},
+    {"name": "reviews", "description": "Records that people should look at before anything learns from them."},
+    {"name": "erasures", "description": "What is stored of somebody, gone; and what was trained with it."},
     {"name": "fleet", "description": "Devices, and the models that they should run."},
     {"name": "cycles", "description": "Passes of the training loop, and the jobs that workers take from it."},
     {"name": "artifacts", "description": "Files, named by their sha256."},
@@ -79,8 +92,8 @@ TAGS = [
 def create_app(settings: Settings) -> FastAPI:
     """Return the server for `settings`. Nothing is opened before it starts; the caller holds the `HomeLock`.
 
-    While it runs, `app.state` has `settings`, `database`, `artifacts`, `gateway`, `swarm`, `batches`
-    and `cycles`.
+    While it runs, `app.state` has `settings`, `database`, `ingest`, `record_limit`, `artifacts`, `gateway`, `swarm`,
+    `batches` and `cycles`.
     """
     app = ExpressApp(
         title="everswarm",
@@ -99,7 +112,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, uploads={UPLOAD_PATH: UPLOAD_BODY_BYTES})
     _serve_page(app)
-    app.express_path, app.express, app.express_body_bytes = CHAT_PATH, chat_completions, settings.max_body_bytes
+    app.express = {CHAT_PATH: chat_completions, FEEDBACK_PATH: upload_training_feedback}
+    app.express_body_bytes = settings.max_body_bytes
     return app
 
 
@@ -108,10 +122,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open what the rooms need, in order; close it in the opposite order."""
     settings: Settings = app.state.settings
     async with AsyncExitStack() as opened:
-        database = Database(settings.sqlalchemy_url)
+        database = Database(settings.sqlalchemy_url, key_file=settings.text_key_file, mask=text_mask(settings.feedback))
         opened.callback(database.close)
         await run_in_threadpool(database.migrate)
+        await run_in_threadpool(check_key, database)
         app.state.database = database
+        app.state.ingest = Ingest(database, mask=mask_of(settings.feedback))
+        opened.push_async_callback(app.state.ingest.stop)
+        app.state.record_limit = RecordLimit(settings.feedback.records_per_hour)
         app.state.artifacts = ArtifactStore(settings.artifacts_root, database)
         app.state.gateway = Gateway.from_settings(settings, record=partial(record_usage, database))
         opened.push_async_callback(app.state.gateway.close)
@@ -120,6 +138,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened.push_async_callback(app.state.swarm.close)
         await app.state.swarm.start()
         app.state.escalations = Escalations(database)
+        retention = Retention(database, settings)
+        retention.start()
+        opened.push_async_callback(run_in_threadpool, retention.stop)
         app.state.batches = BatchRunner(database, app.state.swarm)
         app.state.batches.start()
         opened.push_async_callback(app.state.batches.stop)

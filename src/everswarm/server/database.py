@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,7 @@ from sqlalchemy.types import TypeDecorator
 from everswarm.errors import ConfigurationError, EverswarmError, MissingExtraError
 from everswarm.server.database_errors import cannot_be_used, errors_explained, values_explained
 from everswarm.server.home import create_private_file
+from everswarm.server.sealing import KEY_NAME, Mask, Seal, SealSource, give_seal
 from everswarm.server.write_behind import WriteBehind
 
 BUSY_TIMEOUT_MILLISECONDS = 30_000  # how long a writer waits for another before it gives up
@@ -47,7 +49,7 @@ CONNECT_TIMEOUT_SECONDS = 10  # for Postgres to let us in
 _AS_STRICT_AS_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 Topic = Literal[  # what `take_turns` is about
-    "bases", "cycles", "devices", "documents", "keys", "releases", "sender", "threads"
+    "bases", "cycles", "devices", "documents", "keys", "releases", "reviews", "sender", "threads"
 ]
 
 metadata = MetaData(
@@ -88,6 +90,7 @@ def _in_utc(value: datetime) -> datetime:
     return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
+@lru_cache(maxsize=512)  # a batch has one moment for many rows
 def _sqlite_moment(value: datetime | None) -> str | None:  # a fifth of what SQLAlchemy's own way costs
     return None if value is None else _in_utc(value).isoformat(" ", "microseconds").removesuffix("+00:00")
 
@@ -95,10 +98,20 @@ def _sqlite_moment(value: datetime | None) -> str | None:  # a fifth of what SQL
 class Database:
     """All state that is not a file. Safe to use from many threads; do not nest transactions in one thread."""
 
-    def __init__(self, url: str) -> None:
-        """Open `url`, such as `sqlite:////home/me/.everswarm/everswarm.sqlite` or a Postgres URL."""
+    def __init__(self, url: str, *, key_file: Path | None = None, mask: Mask | None = None) -> None:
+        """Open `url`, such as `sqlite:////home/me/.everswarm/everswarm.sqlite` or a Postgres URL.
+
+        Args:
+            url: where the database is.
+            key_file: of the key for sealed columns, made when it is first needed; default: beside a SQLite file.
+            mask: takes out of a text what must not be stored in sealed columns at all.
+        """
         self.url = url
         self.engine = _make_engine(url)
+        if key_file is None and self._is_sqlite:
+            key_file = Path(str(self.engine.url.database)).with_name(KEY_NAME)
+        self._seal = SealSource(key_file, mask=mask)
+        give_seal(self.engine.dialect, self._seal)
         self._behind = WriteBehind(self._begin_writing)
         self._thread = threading.local()  # `writes`: this thread is inside a transaction
 
@@ -157,6 +170,11 @@ class Database:
             UnavailableError: 20,000 rows wait already.
         """
         self._behind.add(table, row)
+
+    @property
+    def seal(self) -> Seal:
+        """What seals the text in it, and gives people the names by which they are known elsewhere."""
+        return self._seal.seal
 
     @property
     def write_problem(self) -> EverswarmError | None:
@@ -284,6 +302,7 @@ def _prepare_sqlite(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.execute("PRAGMA journal_mode=WAL")
     dbapi_connection.execute("PRAGMA synchronous=FULL")  # an acknowledged write survives a power cut
     dbapi_connection.execute("PRAGMA foreign_keys=ON")
+    dbapi_connection.execute("PRAGMA wal_autocheckpoint=4000")  # pages, 16 MB: what changes again is copied once
 
 
 def _prepare_postgres(dbapi_connection: Any, _record: Any) -> None:
@@ -293,6 +312,8 @@ def _prepare_postgres(dbapi_connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     writes = bool(connection.get_execution_options().get("everswarm_write"))
-    raw: Any = connection.connection.dbapi_connection
-    raw.execute(f"PRAGMA query_only={0 if writes else 1}")
+    if connection.info.get("everswarm_writes") is not writes:  # said again, all is prepared anew
+        raw: Any = connection.connection.dbapi_connection
+        raw.execute(f"PRAGMA query_only={0 if writes else 1}")
+        connection.info["everswarm_writes"] = writes
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

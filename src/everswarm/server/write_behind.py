@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from sqlalchemy import Connection, Dialect, Table, insert
+from sqlalchemy import Connection, Table
 from sqlalchemy.exc import (
     ArgumentError,
     CompileError,
@@ -23,13 +23,12 @@ from sqlalchemy.exc import (
 )
 
 from everswarm.errors import EverswarmError, UnavailableError
+from everswarm.server.rows import PreparedInsert, Row
 
 LINGER_SECONDS = 0.025  # how long the first row waits for company
 RETRY_SECONDS = 1.0  # between two tries while the database cannot be written
-ROWS_TOGETHER = 64  # in one statement; a power of two
 MAX_PENDING_ROWS = 20_000  # tens of megabytes of chats
 
-Row: TypeAlias = Mapping[str, Any]
 Entry: TypeAlias = tuple[Table, Row]
 
 _NEVER_STORED = (
@@ -187,10 +186,10 @@ class WriteBehind:
 
 
 class _Inserts:
-    """INSERT statements, prepared once: asking SQLAlchemy for each batch costs a third more."""
+    """One prepared INSERT for each table and each set of columns."""
 
     def __init__(self) -> None:
-        self._prepared: dict[tuple[Table, tuple[str, ...]], _Insert] = {}
+        self._prepared: dict[tuple[Table, tuple[str, ...]], PreparedInsert] = {}
 
     def insert(self, connection: Connection, entries: Sequence[Entry]) -> None:
         """Insert all rows of `entries`, table by table in the order of their first rows."""
@@ -201,51 +200,8 @@ class _Inserts:
             for names, rows in shapes.items():
                 prepared = self._prepared.get((table, names))
                 if prepared is None:
-                    prepared = self._prepared[table, names] = _Insert(table, names, connection.dialect)
-                for sql, parameters in prepared.statements(rows):
-                    connection.exec_driver_sql(sql, parameters)
-
-
-class _Insert:
-    """One INSERT with the columns `names`. Defaults that a table has in Python are not applied."""
-
-    def __init__(self, table: Table, names: Sequence[str], dialect: Dialect) -> None:
-        unknown = sorted(set(names).difference(table.c.keys()))
-        if unknown:
-            raise ArgumentError(f"{table.name!r} has no column {unknown[0]!r}")
-        compiled = insert(table).inline().compile(dialect=dialect, column_keys=list(names))
-        self.sql = str(compiled)
-        self._is_positional = compiled.positional
-        self._columns = [
-            (name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect))
-            for name in (compiled.positiontup or names)
-        ]
-
-    def statements(self, rows: Sequence[Row]) -> Iterator[tuple[str, Any]]:
-        """Yield what the driver is to execute for `rows`.
-
-        Many rows go into one statement where that is possible: between two statements another thread takes over, and
-        for an event loop beside us that is most of the cost.
-        """
-        columns = self._columns
-        if not self._is_positional:
-            yield (
-                self.sql,
-                [{name: to_sql(row[name]) if to_sql else row[name] for name, to_sql in columns} for row in rows],
-            )
-            return
-        start, together = 0, ROWS_TOGETHER
-        while start < len(rows):
-            while together > len(rows) - start:
-                together //= 2  # few lengths, so that the driver knows the statement already
-            batch = rows[start : start + together]
-            values = [to_sql(row[name]) if to_sql else row[name] for row in batch for name, to_sql in columns]
-            yield self._sql_for(together), tuple(values)
-            start += together
-
-    def _sql_for(self, together: int) -> str:
-        head, separator, values = self.sql.rpartition("VALUES ")
-        return f"{head}{separator}{', '.join([values] * together)}"
+                    prepared = self._prepared[table, names] = PreparedInsert(table, names, connection.dialect)
+                prepared.execute(connection, rows)
 
 
 def _may_pass(error: Exception) -> bool:

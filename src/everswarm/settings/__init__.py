@@ -3,6 +3,7 @@
 Nested names take two underscores: `EVERSWARM_ENGINE__THREADS=2`. Knows no room; the sections only say what may be set.
 """
 
+from everswarm.settings.feedback import CurationRules, CurationSettings, FeedbackSettings, ScrubberName
 from everswarm.settings.loading import SECTIONS, Settings, config_path, load_settings
 from everswarm.settings.machine import (
     CREDENTIAL_STARTS,
@@ -39,12 +40,16 @@ __all__ = [
     "WEB_ROLES",
     "WEB_ROLE_DEFAULTS",
     "CacheSettings",
+    "CurationRules",
+    "CurationSettings",
     "CycleSettings",
     "EndpointSettings",
     "EngineSettings",
+    "FeedbackSettings",
     "GatewaySettings",
     "QuotaSettings",
     "RoleSettings",
+    "ScrubberName",
     "Section",
     "Settings",
     "SwarmSettings",

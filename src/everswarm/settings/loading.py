@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from everswarm.errors import ConfigurationError
+from everswarm.settings.feedback import CurationRules, CurationSettings, FeedbackSettings
 from everswarm.settings.machine import (
     CREDENTIAL_FIELDS,
     CacheSettings,
@@ -55,6 +56,8 @@ class Settings(BaseSettings):
     )  # the web roles are always there
     tools: dict[str, ToolServerSettings] = {}  # by a name of yours
     swarm: SwarmSettings = SwarmSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
+    curation: CurationSettings = CurationSettings()
     cycle: CycleSettings = CycleSettings()
     worker: WorkerSettings = WorkerSettings()
 
@@ -146,6 +149,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home / 'everswarm.sqlite'}"
 
     @property
+    def text_key_file(self) -> Path | None:
+        """Where the key of sealed text is; None: beside the SQLite file."""
+        return None if self.sqlalchemy_url.startswith("sqlite") else self.home / "text.key"
+
+    @property
     def artifacts_root(self) -> str:
         """Where the artifacts are; any URL that fsspec reads."""
         return self.artifacts_url or str(self.home / "artifacts")
@@ -160,6 +168,9 @@ SECTIONS: dict[int | str, type[Section]] = {  # by the name of the setting that 
     "roles": RoleSettings,
     "tools": ToolServerSettings,
     "swarm": SwarmSettings,
+    "feedback": FeedbackSettings,
+    "curation": CurationSettings,
+    "rules": CurationRules,
     "cycle": CycleSettings,
     "worker": WorkerSettings,
 }

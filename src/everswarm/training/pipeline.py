@@ -6,12 +6,13 @@ Stages do not know each other; what one needs of another is handed to it here, b
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everswarm.errors import StageFailedError
 from everswarm.schemas.adapter import Adapter, ExportedAdapter
-from everswarm.schemas.artifact import ArtifactKind
+from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.base import Record
 from everswarm.schemas.dataset import Dataset, Snapshot
 from everswarm.schemas.evaluation import Evaluation, Incumbent
@@ -20,6 +21,9 @@ from everswarm.schemas.targets import LabelCheckpoint, SoftTargets
 from everswarm.settings import Settings
 from everswarm.training.models import StudentWeights, student_weights
 from everswarm.training.workspace import Workspace
+
+if TYPE_CHECKING:
+    from everswarm.training.curation import Curated
 
 
 def run_stage(job: Job, workspace: Workspace, settings: Settings) -> Record:
@@ -36,23 +40,50 @@ def run_stage(job: Job, workspace: Workspace, settings: Settings) -> Record:
 
 def curate_stage(job: Job, workspace: Workspace, settings: Settings) -> Dataset:
     """Judged interactions → dataset."""
-    from everswarm.training.curation import curate, read_snapshot, write_examples
+    from everswarm.training.curation import curate, engine_of, suite_fingerprints
+    from everswarm.training.evaluation import general_suite
 
     snapshot = Snapshot.model_validate(job.inputs[Stage.SNAPSHOT])
-    workspace.report(0, snapshot.interactions, "reading the judged interactions")
+
+    def read_so_far(done_bytes: int, total_bytes: int) -> None:
+        workspace.report(done_bytes, total_bytes, "reading the judged interactions, in bytes")
+
+    read_so_far(0, snapshot.data.size_bytes)
+    general = [text for item in general_suite() for text in (item.messages[-1].content, item.target)]
     curated = curate(
-        read_snapshot(workspace.fetch(snapshot.data)),
-        snapshot_sha256=snapshot.data.sha256,
+        workspace.fetch(snapshot.data),
+        snapshot,
+        out_dir=workspace.folder,
         seed=job.parameters.seed,
         minimum_examples=job.parameters.minimum_examples,
+        rules=job.parameters.curation,
         train_examples=job.parameters.train_examples,
-        pinned=snapshot.split_of_user,
+        suites=suite_fingerprints({"general": general}),
+        engine=engine_of(settings.curation),
+        on_progress=read_so_far,
     )
-    path = workspace.folder / "dataset.parquet"
-    write_examples(curated.examples, path)
-    workspace.report(snapshot.interactions, snapshot.interactions, f"{len(curated.examples)} examples kept")
-    data = workspace.store(path, kind=ArtifactKind.DATASET)
-    return Dataset(data=data, card=curated.card, split_of_user=curated.split_of_user)
+    dataset = stored_dataset(curated, workspace.store)
+    kept = sum(curated.card.examples.values())
+    workspace.report(snapshot.data.size_bytes, snapshot.data.size_bytes, f"{kept} examples kept")
+    return dataset
+
+
+def stored_dataset(curated: Curated, store: Callable[..., Artifact]) -> Dataset:
+    """Return the record of a dataset version whose files `store(path, kind=…)` has taken in."""
+
+    def stored(path: Path | None, kind: ArtifactKind) -> Artifact | None:
+        return None if path is None else store(path, kind=kind)
+
+    files = curated.files
+    return Dataset(
+        data=store(files.examples, kind=ArtifactKind.DATASET),
+        preferences=stored(files.preferences, ArtifactKind.DATASET),
+        desirabilities=stored(files.desirabilities, ArtifactKind.DATASET),
+        members=stored(files.members, ArtifactKind.MEMBERS),
+        review=stored(files.review, ArtifactKind.SUSPICIONS),
+        card=curated.card,
+        split_of_user=curated.split_of_user,
+    )
 
 
 def label_stage(job: Job, workspace: Workspace, settings: Settings) -> SoftTargets:
@@ -86,7 +117,6 @@ def label_stage(job: Job, workspace: Workspace, settings: Settings) -> SoftTarge
 
 def distill_stage(job: Job, workspace: Workspace, settings: Settings) -> Adapter:
     """Dataset + soft targets → adapter; resumes from the last checkpoint."""
-    from everswarm.schemas.artifact import Artifact
     from everswarm.training.curation import read_examples
     from everswarm.training.distillation import distill, load_recipe
 

@@ -57,6 +57,7 @@ class ScriptedSwarm:
         self.is_whole = True
         self.asked: list[int | None] = []
         self.error: Exception | None = None
+        self.looked_up = False
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
@@ -71,6 +72,7 @@ class ScriptedSwarm:
             response=self.text,
             role="specialist",
             model="org/large",
+            looked_up=self.looked_up,
             trace={"strategy": "cascade"},
         )
         id_ = record_interaction(self.database, new)
@@ -150,6 +152,12 @@ async def test_same_answer_is_nothing_to_learn(database, escalate):
 
 async def test_answer_that_was_cut_is_shown_and_not_learnt(database, escalate, swarm):
     swarm.is_whole = False
+    assert (await escalate()).response == "3000 m"
+    assert rows(database) == []
+
+
+async def test_answer_that_rests_on_what_a_tool_found_is_shown_and_not_learnt(database, escalate, swarm):
+    swarm.looked_up = True
     assert (await escalate()).response == "3000 m"
     assert rows(database) == []
 

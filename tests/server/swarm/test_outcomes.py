@@ -27,7 +27,7 @@ class Log:
         self.database = database
         self.chats, self.judgements = [], []
 
-    def chat(self, *, text=ENGLISH, role="specialist", user="ann", trace=None, **more):
+    def chat(self, *, text=ENGLISH, role="specialist", user="ann", strategy=None, **more):
         row = {
             "id": new_id(),
             "user": user,
@@ -40,7 +40,7 @@ class Log:
             "messages": [{"role": "user", "content": text}],
             "response": "An answer.",
             "state": "complete",
-            "trace": trace,
+            "strategy": strategy,
         }
         self.chats.append({**row, **more})
         return row["id"]
@@ -91,15 +91,14 @@ def test_what_people_thought_is_good_or_bad_or_left_out(log, judgements, is_good
 
 
 def test_answers_that_say_nothing_of_one_role_are_left_out(log):
-    for trace in (None, {"strategy": "single"}):
-        log.judge(log.chat(trace=trace), 5)
+    for strategy in (None, "single"):
+        log.judge(log.chat(strategy=strategy), 5)
     for more in (
         {"role": None},
         {"source": "device"},
         {"state": "cut"},
-        {"trace": {"strategy": "vote"}},
-        {"trace": {"strategy": "calculate"}},
-        {"trace": {}},
+        {"strategy": "vote"},
+        {"strategy": "calculate"},
     ):
         log.judge(log.chat(**more), 5)
     log.chat()

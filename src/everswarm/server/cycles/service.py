@@ -120,7 +120,11 @@ class CycleService:
         """Return the parameters that the settings name."""
         cycle = self.settings.cycle
         return CycleParameters(
-            student=cycle.student, role=cycle.role, recipe=cycle.recipe, minimum_examples=cycle.minimum_examples
+            student=cycle.student,
+            role=cycle.role,
+            recipe=cycle.recipe,
+            minimum_examples=cycle.minimum_examples,
+            curation=self.settings.curation.rules,
         )
 
     def _launch(self) -> None:
@@ -131,6 +135,7 @@ class CycleService:
                 database=self.database,
                 artifacts=self.artifacts,
                 margin=self.settings.cycle.margin,
+                scrubber=self.settings.feedback.scrubber,
                 start_scheduled=self._start_scheduled,
             )
             url = self._system_database_url()

@@ -1,4 +1,4 @@
-"""The two stages that happen in the server: freezing the feedback, and deciding about the release.
+"""What a cycle does in the server: freezing the feedback, queueing what is suspicious, and deciding about the release.
 
 Each is idempotent: done twice, after a crash, it gives the same record.
 """
@@ -17,25 +17,35 @@ from everswarm.schemas.adapter import Adapter, ExportedAdapter
 from everswarm.schemas.artifact import ArtifactKind
 from everswarm.schemas.dataset import Dataset, Snapshot, Split
 from everswarm.schemas.evaluation import Evaluation, Incumbent
-from everswarm.schemas.interaction import JudgedInteraction
 from everswarm.schemas.job import CycleParameters, Stage
+from everswarm.schemas.review import Suspicion
 from everswarm.server.cycles import repository
 from everswarm.server.database import Database
 from everswarm.server.experiments.promotion import decide
-from everswarm.server.feedback.service import judged_interactions
+from everswarm.server.feedback import stats
+from everswarm.server.feedback.freezing import Tally, frozen_interactions
+from everswarm.server.feedback.reviews.service import store_suspicions
+from everswarm.server.feedback.scrubbing import scrubber_of
 from everswarm.server.fleet.service import latest_release, publish_release
 from everswarm.server.registry.service import ArtifactStore
+from everswarm.settings import ScrubberName
 
 MINIMUM_PEOPLE = 3  # training, validation and test share nobody
 
 
-def take_snapshot(database: Database, artifacts: ArtifactStore, *, role: str, student: str) -> Snapshot:
-    """Freeze the judged interactions as JSON lines, with what the candidate will be measured against."""
-    count = 0
+def take_snapshot(
+    database: Database, artifacts: ArtifactStore, *, role: str, student: str, scrubber: ScrubberName
+) -> Snapshot:
+    """Freeze the judged interactions as JSON lines, with what the candidate will be measured against.
+
+    What is frozen leaves the server: only what was consented to, with personal data masked and people by pseudonyms.
+    """
+    count, tally = 0, Tally()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "snapshot.jsonl"
         with database.read() as connection, path.open("w", encoding="utf-8", newline="\n") as file:
-            for interaction in judged_interactions(connection):
+            frozen = frozen_interactions(connection, seal=database.seal, scrubber=scrubber_of(scrubber), tally=tally)
+            for interaction in frozen:
                 file.write(interaction.model_dump_json() + "\n")
                 count += 1
             incumbent = _incumbent(connection, role=role, student=student)
@@ -44,7 +54,14 @@ def take_snapshot(database: Database, artifacts: ArtifactStore, *, role: str, st
     split_of_user: dict[str, Split] = {}
     if latest_dataset is not None:
         split_of_user = Dataset.model_validate(latest_dataset).split_of_user
-    return Snapshot(data=data, interactions=count, incumbent=incumbent, split_of_user=split_of_user)
+    return Snapshot(
+        data=data,
+        interactions=count,
+        without_consent=tally.without_consent,
+        masked=dict(sorted(tally.masked.items())),
+        incumbent=incumbent,
+        split_of_user=split_of_user,
+    )
 
 
 def conclude(
@@ -117,28 +134,32 @@ def check_enough_feedback(database: Database, *, minimum: int) -> None:
     Raises:
         NotEnoughFeedbackError: says how many usable judgements there are, of how many people, and what is needed.
     """
-    judged = usable = 0
-    people: set[str] = set()
-    with database.read() as connection:
-        for interaction in judged_interactions(connection):
-            judged += 1
-            if _usable(interaction):
-                usable += 1
-                people.add(interaction.device_id)
-            if usable >= minimum and len(people) >= MINIMUM_PEOPLE:
-                return
-    missing = minimum - usable
+    found = stats(database)
+    if found.usable >= minimum and found.people >= MINIMUM_PEOPLE:
+        return
+    missing = minimum - found.usable
     wish = f"Rate and correct {missing} more" if missing > 0 else "Let more people rate and correct"
     raise NotEnoughFeedbackError(
         f"A cycle needs at least {minimum} interactions that were corrected, or rated 4 or 5, with "
-        f"consent to training, of at least {MINIMUM_PEOPLE} people; there are {usable} (of {judged} judged), "
-        f"of {len(people)} people. {wish}, or import some: everswarm feedback import FILE."
+        f"consent to training, of at least {MINIMUM_PEOPLE} people; there are {found.usable} (of {found.judged} "
+        f"judged), of {found.people} people. {wish}, or import some: everswarm feedback import FILE."
     )
 
 
-def _usable(interaction: JudgedInteraction) -> bool:
-    liked = interaction.rating is not None and interaction.rating >= 4 and bool(interaction.response)
-    return interaction.consent and (bool(interaction.correction) or liked)
+def queue_for_review(database: Database, artifacts: ArtifactStore, cycle_id: str) -> None:
+    """Let people look at what the curation of a cycle set aside; a second time changes nothing."""
+    with database.read() as connection:
+        dataset = Dataset.model_validate(repository.results_of(connection, cycle_id)[Stage.CURATE])
+    store_review(database, artifacts, dataset)
+
+
+def store_review(database: Database, artifacts: ArtifactStore, dataset: Dataset) -> None:
+    """Put what a dataset was kept clear of into the review queue."""
+    if dataset.review is None:
+        return
+    with artifacts.open(dataset.review.sha256) as file, database.transaction() as connection:
+        suspicions = (Suspicion.model_validate_json(line) for line in file)
+        store_suspicions(connection, suspicions, dataset=dataset.data.sha256)
 
 
 def _incumbent(connection: Connection, *, role: str, student: str) -> Incumbent | None:

@@ -18,9 +18,10 @@ from everswarm.errors import StageFailedError
 from everswarm.schemas.artifact import ArtifactKind
 from everswarm.schemas.job import WORKER_STAGES, Stage
 from everswarm.server.cycles import repository
-from everswarm.server.cycles.stages import conclude, parameters_under_way, take_snapshot
+from everswarm.server.cycles.stages import conclude, parameters_under_way, queue_for_review, take_snapshot
 from everswarm.server.database import Database
 from everswarm.server.registry.service import ArtifactStore
+from everswarm.settings import ScrubberName
 
 WORKFLOW_VERSION = "1"  # pinned: DBOS recovers only workflows of its own version, and a deploy must not strand them
 POLL_SECONDS = 0.25
@@ -38,6 +39,7 @@ class Context:
     database: Database
     artifacts: ArtifactStore
     margin: float
+    scrubber: ScrubberName
     start_scheduled: Callable[[], None]
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -110,6 +112,8 @@ def run_cycle(cycle_id: str, attempt: int) -> None:
         snapshot_step(cycle_id, attempt)
         for stage in WORKER_STAGES:
             work_step(cycle_id, attempt, stage.value)
+            if stage is Stage.CURATE:
+                review_step(cycle_id)
         release_step(cycle_id, attempt)
     except Exception as error:
         failed_step(cycle_id, attempt, str(error))
@@ -139,7 +143,13 @@ def snapshot_step(cycle_id: str, attempt: int) -> None:
         done = repository.results_of(connection, cycle_id).get(Stage.SNAPSHOT)
     if done is not None:
         return
-    snapshot = take_snapshot(context.database, context.artifacts, role=parameters.role, student=parameters.student)
+    snapshot = take_snapshot(
+        context.database,
+        context.artifacts,
+        role=parameters.role,
+        student=parameters.student,
+        scrubber=context.scrubber,
+    )
     with context.database.transaction() as connection:
         parameters_under_way(connection, cycle_id, attempt=attempt)
         repository.update_stage(
@@ -172,6 +182,13 @@ def work_step(cycle_id: str, attempt: int, stage_name: str) -> None:
             raise StageFailedError(f"{stage}: {row.error}")
         if context.stopping.wait(POLL_SECONDS):
             raise ServerStopping
+
+
+@DBOS.step(name="review")
+def review_step(cycle_id: str) -> None:
+    """Put what curation set aside into the review queue."""
+    context = _current()
+    queue_for_review(context.database, context.artifacts, cycle_id)
 
 
 @DBOS.step(name="release")

@@ -1,10 +1,13 @@
-"""A way past the web framework for the one route whose own cost must vanish beside a model's.
+"""A way past the web framework for the few routes whose own cost must vanish beside the work that they are for.
 
 What the framework and the other middlewares do for a route is done here in a few lines: the limit of the body, the
-answers to errors, the headers for browsers. The route is declared in its room all the same, so that it is documented.
+answers to errors, the headers for browsers. Each is declared in its room all the same, so that it is documented.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,20 +18,20 @@ from everswarm.server.edge.problems import response_to
 
 
 class ExpressApp(FastAPI):
-    """The framework's application, which hands `POST express_path` to `express` before it does anything else."""
+    """The framework's application, which hands a POST to a path of `express` on before it does anything else."""
 
-    express_path = ""
-    express: ASGIApp
-    express_body_bytes = 0  # the longest body there; `express` reads the whole of it before it answers
+    express: Mapping[str, ASGIApp] = MappingProxyType({})  # by path
+    express_body_bytes = 0  # the longest body there; all of it is read before it is answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] == "http" and scope["path"] == self.express_path and scope["method"] == "POST":
-            await self._handle(scope, receive, send)
-        else:
+        handler = self.express.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if handler is None:
             await super().__call__(scope, receive, send)
+        else:
+            await self._handle(handler, scope, receive, send)
 
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, handler: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
         has_begun = False
 
@@ -44,7 +47,7 @@ class ExpressApp(FastAPI):
             if promised_bytes > self.express_body_bytes:
                 raise too_long(self.express_body_bytes)
             limited = counted(receive, self.express_body_bytes) if is_chunked else receive
-            await self.express(scope, limited, send_with_headers)
+            await handler(scope, limited, send_with_headers)
         except Exception as error:
             if has_begun:
                 raise

@@ -5,7 +5,7 @@ that a cycle freezes, in an order and a form that depend on nothing but what is 
 """
 
 from everswarm.server.feedback.batches import BatchResult, accept_training_feedback, store_batch
-from everswarm.server.feedback.importer import ImportReport, LineError, import_file
+from everswarm.server.feedback.files.importer import ImportReport, LineError, import_file
 from everswarm.server.feedback.repository import FeedbackStats
 from everswarm.server.feedback.service import (
     NewInteraction,

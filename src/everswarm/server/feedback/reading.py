@@ -35,9 +35,9 @@ def read_judged_interaction(item: Mapping[str, Any]) -> JudgedInteraction:
         raise BadRequestError(_explain(error)) from error
 
 
-def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(file: BinaryIO, *, first: int = 1) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that are not blank, with their numbers. One that is too long is cut and stays too long."""
-    number = 0
+    number = first - 1
     while line := file.readline(LINE_BYTES + 2):
         number += 1
         end = line

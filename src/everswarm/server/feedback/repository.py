@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from datetime import timedelta
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, and_, distinct, func, not_, or_, select, update
+import orjson
+from sqlalchemy import Connection, Row, Select, and_, distinct, func, not_, or_, select, true, update
 
 from everswarm.schemas.base import Record
 from everswarm.server.database import insert_ignore, insert_new
-from everswarm.server.feedback.tables import feedback, interactions
+from everswarm.server.feedback.tables import erased, feedback, interactions
+from everswarm.server.sealing import seal_of
 
 LIKED_RATING = 4  # an answer rated so or better may itself be learnt from
 BEST_RATING = 5  # an answer rated so by a person needs no better one from the swarm
@@ -22,7 +25,7 @@ class FeedbackStats(Record):
 
     interactions: int
     judged: int  # interactions with at least one judgement
-    usable: int  # corrected, or answered and rated 4 or 5; with the latest consent of who asked
+    usable: int  # corrected, or answered and rated 4 or 5, or with a thumb up; with the latest consent of who asked
     people: int  # of whom these usable ones are
     ratings: int
     corrections: int  # by people
@@ -45,12 +48,6 @@ def insert_feedback(connection: Connection, rows: Sequence[Mapping[str, Any]]) -
 def known_ids(connection: Connection, ids: Iterable[str]) -> set[str]:
     """Return those of `ids` that interactions have already."""
     return _held(connection, select(interactions.c.id).where(interactions.c.id.in_(list(ids))))
-
-
-def other_device_of(connection: Connection, sender: str, *, than: str) -> str | None:
-    """Return a device other than `than` that `sender` has sent interactions for, if there is one."""
-    wanted = select(interactions.c.user).where(interactions.c.sender == sender, interactions.c.source == "device")
-    return connection.execute(wanted.where(interactions.c.user != than).limit(1)).scalar_one_or_none()
 
 
 def owned_ids(connection: Connection, ids: Iterable[str], *, user: str) -> set[str]:
@@ -102,7 +99,7 @@ def latest_consent(connection: Connection, interaction_id: str) -> bool:
     wanted = (
         select(feedback.c.consent)
         .join(interactions, interactions.c.id == feedback.c.interaction_id)
-        .where(feedback.c.interaction_id == interaction_id, _may_consent())
+        .where(feedback.c.interaction_id == interaction_id, may_consent())
         .order_by(feedback.c.created_at.desc(), feedback.c.id.desc())
     )
     return bool(connection.execute(wanted.limit(1)).scalar_one_or_none())
@@ -110,26 +107,55 @@ def latest_consent(connection: Connection, interaction_id: str) -> bool:
 
 def judgements(connection: Connection) -> Iterable[Row[Any]]:
     """Return each judgement beside its interaction, by interaction id, the oldest judgement first."""
+    other = interactions.alias("other")
     wanted = (
         select(
             interactions.c.id,
             interactions.c.user,
             interactions.c.created_at,
+            interactions.c.language,
             interactions.c.messages,
             interactions.c.response,
             interactions.c.model,
+            interactions.c.looked_up,
             feedback.c.rating,
+            feedback.c.liked,
             feedback.c.correction,
             feedback.c.comment,
+            feedback.c.better_than,
+            feedback.c.regenerated,
+            feedback.c.copied,
+            feedback.c.judge_score,
             feedback.c.consent,
             feedback.c.author,
-            _may_consent().label("may_consent"),
+            may_consent().label("may_consent"),
+            other.c.messages.label("other_messages"),
+            other.c.response.label("other_response"),
         )
         .join(feedback, feedback.c.interaction_id == interactions.c.id)
+        .outerjoin(other, other.c.id == feedback.c.preferred_over)
         .order_by(interactions.c.id, feedback.c.created_at, feedback.c.id)
     )
     found: Iterable[Row[Any]] = connection.execute(wanted.execution_options(yield_per=ROWS_A_FETCH))
     return found
+
+
+def newest_text(connection: Connection) -> Any:
+    """Return what was asked last; None where nothing was."""
+    newest = select(interactions.c.messages).order_by(interactions.c.created_at.desc()).limit(1)
+    return connection.execute(newest).scalar_one_or_none()
+
+
+def keep_at_most(connection: Connection, interaction_id: str, *, days: int) -> None:
+    """Let an interaction be erased `days` after it happened; an earlier wish stands."""
+    created = connection.execute(
+        select(interactions.c.created_at).where(interactions.c.id == interaction_id)
+    ).scalar_one()
+    expires_at = created + timedelta(days=days)
+    is_sooner = or_(interactions.c.expires_at.is_(None), interactions.c.expires_at > expires_at)
+    connection.execute(
+        update(interactions).where(interactions.c.id == interaction_id, is_sooner).values(expires_at=expires_at)
+    )
 
 
 def count_all(connection: Connection) -> FeedbackStats:
@@ -166,12 +192,12 @@ def _owned_by(user: str) -> Any:
     return or_(interactions.c.user == user, interactions.c.sender == user)
 
 
-def _may_consent() -> Any:
+def may_consent() -> Any:
     """Say whether a judgement is of who asked, or of the application that asked for them: nobody else's is consent."""
     return feedback.c.user.in_([interactions.c.user, func.coalesce(interactions.c.sender, interactions.c.user)])
 
 
-def _newest_first(says_nothing: Any) -> Any:
+def newest_first(says_nothing: Any) -> Any:
     """Rank the judgements of an interaction, the newest first; last those for which `says_nothing` holds."""
     return func.row_number().over(
         partition_by=feedback.c.interaction_id,
@@ -184,12 +210,14 @@ def _count_usable() -> Select[int, int]:
     ranked = (
         select(
             feedback.c.interaction_id,
-            and_(feedback.c.consent, _may_consent()).label("consent"),
+            and_(feedback.c.consent, may_consent()).label("consent"),
             feedback.c.rating,
+            feedback.c.liked,
             feedback.c.correction,
             feedback.c.author,
-            _newest_first(not_(_may_consent())).label("consent_rank"),
-            _newest_first(feedback.c.rating.is_(None)).label("rating_rank"),
+            newest_first(not_(may_consent())).label("consent_rank"),
+            newest_first(feedback.c.rating.is_(None)).label("rating_rank"),
+            newest_first(feedback.c.liked.is_(None)).label("thumb_rank"),
         )
         .join(interactions, interactions.c.id == feedback.c.interaction_id)
         .subquery()
@@ -202,14 +230,61 @@ def _count_usable() -> Select[int, int]:
             func.count(ranked.c.correction).filter(ranked.c.author == SWARM).label("better_answers"),
             func.count().filter(and_(ranked.c.rating_rank == 1, ranked.c.rating >= LIKED_RATING)).label("likes"),
             func.count().filter(and_(ranked.c.rating_rank == 1, ranked.c.rating == BEST_RATING)).label("praises"),
+            func.count(ranked.c.rating).label("ratings"),
+            func.count().filter(and_(ranked.c.thumb_rank == 1, ranked.c.liked)).label("thumbs"),
         )
         .group_by(ranked.c.interaction_id)
         .subquery()
     )
-    liked = and_(folded.c.likes == 1, interactions.c.response != "")
+    is_answer = and_(func.length(interactions.c.response) > 0, interactions.c.looked_up.is_not(true()))
+    liked = and_(is_answer, or_(folded.c.likes == 1, and_(folded.c.ratings == 0, folded.c.thumbs == 1)))
     bettered = and_(folded.c.better_answers > 0, folded.c.praises == 0)
     return (
         select(func.count().label("interactions"), func.count(distinct(interactions.c.user)).label("people"))
         .select_from(folded.join(interactions, interactions.c.id == folded.c.interaction_id))
         .where(folded.c.consents == 1, or_(folded.c.corrections > 0, bettered, liked))
     )
+
+
+def erased_among(connection: Connection, ids: Iterable[str]) -> set[str]:
+    """Return those of `ids` that were erased and must not come back. Cheap where nothing ever was."""
+    if connection.execute(select(erased.c.fingerprint).limit(1)).first() is None:
+        return set()
+    seal = seal_of(connection.dialect)
+    by_fingerprint = {seal.fingerprint(identifier.encode()): identifier for identifier in ids}
+    found: set[str] = set()
+    fingerprints = list(by_fingerprint)
+    for start in range(0, len(fingerprints), ROWS_A_FETCH):
+        some = fingerprints[start : start + ROWS_A_FETCH]
+        wanted = select(erased.c.fingerprint).where(erased.c.fingerprint.in_(some))
+        found |= {by_fingerprint[bytes(fingerprint)] for fingerprint in connection.execute(wanted).scalars()}
+    return found
+
+
+class KnownInteraction(NamedTuple):
+    """What is held of an interaction, as far as one that comes with its id is compared with it."""
+
+    fingerprint: bytes | None  # None: asked and answered here
+    is_escalated: bool  # its device has asked the swarm again
+
+
+def known_among(connection: Connection, ids: Sequence[str]) -> dict[str, KnownInteraction]:
+    """Return those of `ids` that interactions have already."""
+    if not ids:
+        return {}
+    # one parameter, however many ids: to expand a list costs more than to look its entries up
+    is_sqlite = connection.dialect.name == "sqlite"
+    parameter: Any = orjson.dumps(ids).decode() if is_sqlite else list(ids)
+    rows = connection.exec_driver_sql(_KNOWN_SQLITE if is_sqlite else _KNOWN_POSTGRES, (parameter,))
+    return {row[0]: KnownInteraction(row[1], bool(row[2])) for row in rows}
+
+
+_KNOWN = "SELECT id, fingerprint, escalated_to IS NOT NULL FROM interactions WHERE id"
+_KNOWN_SQLITE = f"{_KNOWN} IN (SELECT value FROM json_each(?))"
+_KNOWN_POSTGRES = f"{_KNOWN} = ANY(%s)"
+
+
+def device_of(connection: Connection, sender: str) -> str | None:
+    """Return the device that `sender` has sent interactions for; one of them, where they are several."""
+    wanted = select(interactions.c.user).where(interactions.c.sender == sender, interactions.c.source == "device")
+    return connection.execute(wanted.limit(1)).scalar_one_or_none()

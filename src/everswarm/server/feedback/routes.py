@@ -11,8 +11,9 @@ from everswarm.schemas.server import Scope
 from everswarm.schemas.sync import TrainingFeedback, TrainingFeedbackAccepted
 from everswarm.server.auth import Principal, require
 from everswarm.server.database import DatabaseDep
-from everswarm.server.feedback import batches, service
+from everswarm.server.feedback import service
 from everswarm.server.feedback.repository import FeedbackStats
+from everswarm.server.feedback.upload import FEEDBACK_PATH
 
 router = APIRouter(prefix="/api", tags=["feedback"])
 
@@ -26,12 +27,14 @@ def give_feedback(database: DatabaseDep, principal: Person, request: FeedbackReq
     return FeedbackAccepted(feedback_id=service.record_feedback(database, principal, request))
 
 
-@router.post("/training/feedback")
-def upload_training_feedback(
-    database: DatabaseDep, principal: DeviceKey, batch: TrainingFeedback
-) -> TrainingFeedbackAccepted:
-    """Take what a device has collected, offline or not. Sending it again adds nothing and gives the same answer id."""
-    return batches.accept_training_feedback(database, principal, batch)
+@router.post(FEEDBACK_PATH.removeprefix("/api"))
+async def upload_training_feedback(_principal: DeviceKey, body: TrainingFeedback) -> TrainingFeedbackAccepted:
+    """Take what a device has collected, offline or not; plain or with `Content-Encoding: gzip`.
+
+    The answer comes when it is durable, and names each item that was not stored. Sending it again adds nothing and
+    gives the same answer id.
+    """
+    raise AssertionError("edge.express answers this path; the route is its documentation")
 
 
 @router.get("/interactions")

@@ -30,7 +30,8 @@ from everswarm.server.feedback.repository import BEST_RATING, SWARM
 from everswarm.server.feedback.tables import interactions
 
 State = Literal["complete", "cut", "failed"]
-JUDGEMENTS = ("rating", "correction", "comment")
+JUDGEMENTS = ("rating", "liked", "correction", "comment", "judge_score")
+MOST_BEATEN = 20  # answers that lost against one
 NAME_CHARACTERS = 200  # of a role, a model, an endpoint
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class NewInteraction:
     completion_tokens: int | None = None
     latency_seconds: float | None = None
     trace: Mapping[str, Any] | None = None  # how the answer came about
+    looked_up: bool = False  # the answer rests on what a tool found
     thread_id: str | None = None  # the conversation that it belongs to
     id: str = field(default_factory=new_id)
 
@@ -73,6 +75,8 @@ def record_interaction(database: Database, interaction: NewInteraction) -> str:
         "prompt_tokens": interaction.prompt_tokens,
         "completion_tokens": interaction.completion_tokens,
         "latency_seconds": interaction.latency_seconds,
+        "strategy": None if interaction.trace is None else interaction.trace.get("strategy"),
+        "looked_up": interaction.looked_up,
         "trace": interaction.trace,
         "thread_id": interaction.thread_id,
     }
@@ -96,9 +100,12 @@ def record_feedback(database: Database, principal: Principal, request: FeedbackR
         "user": principal.user,
         "created_at": datetime.now(UTC),
         "rating": request.rating,
+        "liked": request.liked,
         "correction": storable(request.correction),
         "comment": storable(request.comment),
         "preferred_over": request.preferred_over,
+        "regenerated": request.regenerated,
+        "copied": request.copied,
         "consent": request.consent,
     }
     with database.transaction() as connection:
@@ -112,6 +119,8 @@ def record_feedback(database: Database, principal: Principal, request: FeedbackR
                     f"There is no interaction {interaction_id!r} of yours. GET /api/interactions lists those that are."
                 )
         repository.insert_feedback(connection, [row])
+        if request.keep_days is not None:
+            repository.keep_at_most(connection, request.interaction_id, days=request.keep_days)
     return str(row["id"])
 
 
@@ -154,21 +163,38 @@ def answered_interaction(database: Database, principal: Principal, interaction_i
 
 
 def judged_interactions(connection: Connection) -> Iterator[JudgedInteraction]:
-    """Yield the interactions with at least one judgement, by id: what a cycle freezes.
+    """Yield the interactions with at least one judgement, by id, as they are stored.
 
-    Of rating, correction and comment the latest that a person gave counts; the swarm's correction stands in where no
-    person gave one, unless the answer is rated 5. Of consent that of the latest judgement by who asked counts, or by
-    the application that asked for them, so that it can be withdrawn. Conversations without a closing text question
-    (calls of tools) are left out.
+    Of rating, thumb, correction, comment and a judge's score the latest that a person gave counts; the swarm's
+    correction stands in where no person gave one, unless the answer is rated 5. Of consent that of the latest judgement
+    by who asked counts, or by the application that asked for them, so that it can be withdrawn. Conversations without a
+    closing text question (calls of tools) are left out.
     """
+    for judged, _ in folded(connection):
+        yield judged
+
+
+def folded(connection: Connection) -> Iterator[tuple[JudgedInteraction, list[Row[Any]]]]:
+    """Yield what `judged_interactions` does, each with the rows of `repository.judgements` that it comes from."""
     left_out = 0
-    for _, rows in groupby(repository.judgements(connection), key=lambda row: row.id):
+    for _, group in groupby(repository.judgements(connection), key=lambda row: row.id):
+        rows = list(group)
         try:
-            yield _folded(list(rows))
+            yield _folded(rows), rows
         except ValidationError:
             left_out += 1
     if left_out:
         _log.info("%d judged interactions do not end with a text question and were left out", left_out)
+
+
+def check_key(database: Database) -> None:
+    """Make sure that this server can read what was stored before.
+
+    Raises:
+        ConfigurationError: its texts were sealed with another key.
+    """
+    with database.read() as connection:
+        repository.newest_text(connection)
 
 
 def stats(database: Database) -> repository.FeedbackStats:
@@ -190,6 +216,10 @@ def _folded(rows: list[Row[Any]]) -> JudgedInteraction:
         messages=latest.messages,
         response=latest.response,
         model=latest.model,
+        language=latest.language,
+        better_than=_beaten(rows),
+        regenerated=any(row.regenerated for row in rows),
+        copied=any(row.copied for row in rows),
         consent=bool(consents) and consents[-1],
         **judged,
     )
@@ -197,6 +227,13 @@ def _folded(rows: list[Row[Any]]) -> JudgedInteraction:
 
 def _latest_judgements(rows: Iterable[Row[Any]]) -> dict[str, Any]:
     return {name: value for row in rows for name in JUDGEMENTS if (value := row._mapping[name]) is not None}
+
+
+def _beaten(rows: list[Row[Any]]) -> list[str]:
+    """Return the other answers to the same question that lost a vote against this one."""
+    beaten = [text for row in rows for text in row.better_than or []]
+    beaten += [row.other_response for row in rows if row.other_response and row.other_messages == row.messages]
+    return list(dict.fromkeys(text for text in beaten if text != rows[0].response))[:MOST_BEATEN]
 
 
 @lru_cache(maxsize=1024)  # few roles, models and endpoints answer many chats

@@ -73,7 +73,7 @@ class Gateway:
         self._any_quota = any(endpoint.quota is not None for endpoint in endpoints)
         self._settings = settings or GatewaySettings()
         self._store = store
-        self._cache = cache
+        self.answer_cache = cache  # None: nothing is kept
         self._line = Line(store, length=self._settings.queue_length)
         self.metrics = GatewayMetrics(
             waiting=lambda: {priority.value: number for priority, number in self._line.waiting().items()},
@@ -123,8 +123,8 @@ class Gateway:
         for endpoint in self._endpoints:
             await endpoint.close()
         await self._store.close()
-        if self._cache is not None:
-            self._cache.close()
+        if self.answer_cache is not None:
+            self.answer_cache.close()
 
     def states(self) -> dict[str, str]:
         """Return for each endpoint `operational`, `starting…`, or what is wrong."""
@@ -406,13 +406,13 @@ class Gateway:
         return payload
 
     def _key_of(self, call: Call) -> bytes | None:
-        if self._cache is None or call.cache == "off":
+        if self.answer_cache is None or call.cache == "off":
             return None
         user = None if self._settings.cache.across_users else call.user
         return cache_key(call.payload, targets=call.targets, user=user, on_request=call.cache == "on")
 
     def _remembered(self, call: Call, key: bytes) -> Answered | None:
-        found = self._cache.get(key) if self._cache is not None else None
+        found = self.answer_cache.get(key) if self.answer_cache is not None else None
         if found is None:
             return None
         about = found.about
@@ -421,9 +421,9 @@ class Gateway:
         return answered
 
     def _remember(self, call: Call, key: bytes, answered: Answered | AnsweredStream, response: dict[str, Any]) -> None:
-        if self._cache is not None:
+        if self.answer_cache is not None:
             about = {"endpoint": answered.endpoint, "model": answered.model, "role": answered.role}
-            self._cache.put(key, user=call.user, completion=response, about=about)
+            self.answer_cache.put(key, user=call.user, completion=response, about=about)
 
     def _quota_left(self) -> list[QuotaLeft]:
         return [

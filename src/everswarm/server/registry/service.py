@@ -17,6 +17,7 @@ from everswarm.server.registry import repository
 from everswarm.server.registry.storage import PendingFile, open_storage
 
 CHUNK_BYTES = 1 << 20
+ERASED_PREFIX = "erased: "  # of the name of an artifact whose file was deleted for somebody, or is about to be
 
 MAX_ARTIFACT_BYTES = 20 * 1024**3  # a 7B model in 16 bits is 15 GB
 
@@ -179,7 +180,12 @@ def too_large(name: str, *, limit_bytes: int) -> TooLargeError:
 
 
 def file_is_gone(artifact: Artifact) -> NotFoundError:
-    """Return the error for an artifact that is known and whose file is lost."""
+    """Return the error for an artifact that is known and whose file is lost, or was erased."""
+    if artifact.name.startswith(ERASED_PREFIX):
+        return NotFoundError(
+            f"The file of the artifact {artifact.sha256} was erased with what a person wanted forgotten, and does not "
+            "come back. A new cycle makes files without it."
+        )
     return NotFoundError(
         f"The file of the artifact {artifact.name} ({artifact.sha256}) is missing from the store. "
         "Restore it from a backup, or send it again."

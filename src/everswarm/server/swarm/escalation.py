@@ -100,10 +100,12 @@ class Escalations:
 
     def _store(self, escalation: Escalation, asker: Asker, answered: AnsweredEscalation) -> Escalated:
         """Store the pair; where another process was quicker, its answer counts."""
-        record = _record(escalation, asker.user, correction=_lesson(escalation, answered))
         with self._database.transaction() as connection:
-            if repository.find_interaction(connection, answered.interaction_id) is None:
+            answer = repository.find_interaction(connection, answered.interaction_id)
+            if answer is None:
                 raise UnavailableError("The swarm's answer could not be stored, so nothing was. Ask again.")
+            lesson = None if answer.looked_up else _lesson(escalation, answered)  # a device cannot look it up
+            record = _record(escalation, asker.user, correction=lesson)
             row = batches.store_escalated(connection, record, answer_id=answered.interaction_id, sender=asker.sender)
             if row is not None:
                 _check_same(row, record, asker)

@@ -93,6 +93,7 @@ class Recording:
             prompt_tokens=read_count(self._tokens.get("prompt_tokens")),
             completion_tokens=read_count(self._tokens.get("completion_tokens")),
             latency_seconds=round(time.monotonic() - self._started, 3),
+            looked_up=self.trace is not None and self.trace.looked_up,
             trace=None if self.trace is None else self.trace.stored(),
             thread_id=self.thread_id,
         )

@@ -18,7 +18,6 @@ def judged_answers(connection: Connection) -> Iterable[Row[Any]]:
     A strategy of several calls says nothing of one role, so its answers are left out; so are those of a model that was
     asked for by its full name, which has no role.
     """
-    strategy = interactions.c.trace["strategy"].as_string()
     wanted = (
         select(
             interactions.c.id,
@@ -37,7 +36,7 @@ def judged_answers(connection: Connection) -> Iterable[Row[Any]]:
             interactions.c.source == "web",
             interactions.c.state == "complete",
             interactions.c.role.is_not(None),
-            or_(interactions.c.trace.is_(None), strategy == "single"),
+            or_(interactions.c.strategy.is_(None), interactions.c.strategy == "single"),
         )
         .order_by(interactions.c.created_at, interactions.c.id, feedback.c.created_at, feedback.c.id)
     )

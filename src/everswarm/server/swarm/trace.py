@@ -98,6 +98,11 @@ class Traced:
         """That reached a model, or tried to."""
         return sum(is_model_call(step) for step in self.steps)
 
+    @property
+    def looked_up(self) -> bool:
+        """Whether the answer rests on what a tool found; a sum can be worked out without one."""
+        return any(step.tool and step.tool != "calculator" and step.outcome == "done" for step in self.steps)
+
     def stored(self) -> dict[str, Any]:
         """Return the trace as it is stored with its interaction; of one plain call only what the interaction lacks."""
         if self._is_one_plain_call:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, func, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, literal, select, update
 
 from everswarm.server.feedback.tables import feedback, interactions
 from everswarm.server.threads.tables import thread_turns, threads
@@ -48,7 +48,8 @@ def touch_thread(connection: Connection, thread_id: str, *, user: str, title: st
     Says whether there is such a thread.
     """
     wanted = update(threads).where(threads.c.id == thread_id, threads.c.user == user)
-    return connection.execute(wanted.values(updated_at=now, title=func.coalesce(threads.c.title, title))).rowcount == 1
+    kept = func.coalesce(threads.c.title, literal(title, threads.c.title.type))
+    return connection.execute(wanted.values(updated_at=now, title=kept)).rowcount == 1
 
 
 def keep_summary(connection: Connection, thread_id: str, *, summary: str, upto: int) -> bool:

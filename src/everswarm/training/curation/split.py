@@ -4,14 +4,59 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+import polars as pl
+
 from everswarm.schemas.dataset import SPLITS, Split
-from everswarm.training.curation.steps import Pair
+from everswarm.training.curation.marks import drop, kept
+from everswarm.training.curation.shares import place_within, quotas
 
 TARGET_PERCENT: dict[Split, int] = {"train": 80, "validation": 10, "test": 10}
 TOLERANCE_PERCENT = 3  # points that a share may be off its target
+
+
+def assign(frame: pl.DataFrame, *, pinned: Mapping[str, Split], seed: int) -> dict[str, Split]:
+    """Return the split of each user who has rows that are still there."""
+    counts = frame.filter(kept)["user"].value_counts(sort=False)
+    return assign_users(dict(counts.iter_rows()), pinned=pinned, seed=seed)
+
+
+def drop_over_user_share(frame: pl.DataFrame, *, share: float) -> pl.DataFrame:
+    """Drop, of the training split, what one user has over `share` of it."""
+    is_train = pl.col("split") == "train"
+    counts = frame.filter(kept & is_train)["user"].value_counts(sort=False)
+    limits = quotas(dict(counts.iter_rows()), share=share)
+    limit = pl.col("user").replace_strict(limits, default=0, return_dtype=pl.Int64)
+    told = f"over {share:.0%} of the training split by one user"
+    return drop(frame, "user share", {told: is_train & (place_within(["user"]) > limit)})
+
+
+def drop_for_fair_splits(frame: pl.DataFrame, *, seed: int) -> pl.DataFrame:
+    """Drop the fewest rows that bring the shares of the splits within tolerance, of whoever has most."""
+    counts = dict(frame.filter(kept)["split"].value_counts(sort=False).iter_rows())
+    sizes = largest_fair_sizes({split: counts.get(split, 0) for split in SPLITS})
+    reason = "share cap: more than 80/10/10 by user leaves room for"
+    for split in SPLITS:
+        frame = _shrink(frame, split, size=sizes[split], seed=seed, step="split", reason=reason)
+    return frame
+
+
+def cap_training(frame: pl.DataFrame, size: int | None, *, seed: int) -> pl.DataFrame:
+    """Drop what the training split has over `size` rows, of whoever has most."""
+    if size is None:
+        return frame
+    return _shrink(frame, "train", size=size, seed=seed, step="training cap", reason=f"over {size} training examples")
+
+
+def _shrink(frame: pl.DataFrame, split: Split, *, size: int, seed: int, step: str, reason: str) -> pl.DataFrame:
+    is_split = pl.col("split") == split
+    counts = dict(frame.filter(kept & is_split)["user"].value_counts(sort=False).iter_rows())
+    if sum(counts.values()) <= size:
+        return frame
+    limits = take_from_heaviest(counts, size=size, seed=seed)
+    limit = pl.col("user").replace_strict(limits, default=0, return_dtype=pl.Int64)
+    return drop(frame, step, {reason: is_split & (place_within(["user"]) > limit)})
 
 
 def seeded_rank(text: str, *, seed: int) -> str:
@@ -29,14 +74,16 @@ def assign_users(records_of_user: Mapping[str, int], *, pinned: Mapping[str, Spl
     missing = {split: total * TARGET_PERCENT[split] / 100 for split in SPLITS}
     for user, split in assigned.items():
         missing[split] -= records_of_user[user]
+    empty = [split for split in SPLITS if split not in set(assigned.values())]
     free = [user for user in records_of_user if user not in pinned]
     free.sort(key=lambda user: (-records_of_user[user], seeded_rank(user, seed=seed)))
     for index, user in enumerate(free):
-        empty = [split for split in SPLITS if split not in assigned.values()]
         choices: Sequence[Split] = empty if len(free) - index <= len(empty) else SPLITS
         split = max(choices, key=lambda split: missing[split])
         assigned[user] = split
         missing[split] -= records_of_user[user]
+        if split in empty:
+            empty.remove(split)
     return assigned
 
 
@@ -45,7 +92,8 @@ def largest_fair_sizes(available: Mapping[Split, int]) -> dict[Split, int]:
 
     All are 0 where no number of records fits, as when a split has none.
     """
-    for total in range(sum(available.values()), 0, -1):
+    bounds = [available[split] * 100 // (percent - TOLERANCE_PERCENT) for split, percent in TARGET_PERCENT.items()]
+    for total in range(min(sum(available.values()), *bounds), 0, -1):
         least = {split: -(-total * (percent - TOLERANCE_PERCENT) // 100) for split, percent in TARGET_PERCENT.items()}
         most = {
             split: min(available[split], total * (percent + TOLERANCE_PERCENT) // 100)
@@ -66,20 +114,13 @@ def _shrink_to(total: int, *, most: Mapping[Split, int], least: Mapping[Split, i
     return sizes
 
 
-def cap_heavy_users(pairs: Sequence[Pair], *, size: int, seed: int) -> list[Pair]:
-    """Return `size` of the pairs, taking away from whoever has most, so that light users keep their voice."""
-    queues: dict[str, list[Pair]] = defaultdict(list)
-    for pair in sorted(pairs, key=lambda pair: seeded_rank(pair.id, seed=seed)):
-        queues[pair.user].append(pair)
-    heaviest = [(-len(queue), user) for user, queue in queues.items()]
+def take_from_heaviest(counts: Mapping[str, int], *, size: int, seed: int) -> dict[str, int]:
+    """Return how many records each user keeps of `size`: whoever has most gives first, so that light users stay."""
+    heaviest = [(-count, seeded_rank(user, seed=seed), user) for user, count in counts.items()]
     heapq.heapify(heaviest)
-    for _ in range(len(pairs) - size):
-        count, user = heaviest[0]
-        queues[user].pop()
-        heapq.heapreplace(heaviest, (count + 1, user))
-    return [pair for queue in queues.values() for pair in queue]
-
-
-def count_by_user(pairs: Sequence[Pair]) -> Counter[str]:
-    """Return the number of pairs of each user."""
-    return Counter(pair.user for pair in pairs)
+    left = dict(counts)
+    for _ in range(sum(counts.values()) - size):
+        count, rank, user = heaviest[0]
+        left[user] -= 1
+        heapq.heapreplace(heaviest, (count + 1, rank, user))
+    return left

@@ -131,19 +131,31 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table and index
         sa.Column("role", sa.String(length=200), nullable=True),
         sa.Column("model", sa.String(length=200), nullable=True),
         sa.Column("endpoint", sa.String(length=200), nullable=True),
-        sa.Column("messages", sa.JSON(), nullable=False),
-        sa.Column("response", sa.Text(), nullable=True),
+        sa.Column("language", sa.String(length=10), nullable=True),
+        sa.Column("messages", sa.LargeBinary(), nullable=False),
+        sa.Column("response", sa.LargeBinary(), nullable=True),
         sa.Column("state", sa.String(length=10), nullable=False),
         sa.Column("prompt_tokens", sa.Integer(), nullable=True),
         sa.Column("completion_tokens", sa.Integer(), nullable=True),
         sa.Column("latency_seconds", sa.Float(), nullable=True),
-        sa.Column("trace", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("strategy", sa.String(length=40), nullable=True),
+        sa.Column("looked_up", sa.Boolean(), nullable=True),
+        sa.Column("trace", sa.LargeBinary(), nullable=True),
         sa.Column("escalated_to", sa.String(length=200), nullable=True),
         sa.Column("thread_id", sa.String(length=36), nullable=True),
+        sa.Column("expires_at", database.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("fingerprint", sa.LargeBinary(length=16), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_interactions")),
     )
     with op.batch_alter_table("interactions", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_interactions_created_at"), ["created_at"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_interactions_expires_at"),
+            ["expires_at"],
+            unique=False,
+            sqlite_where=sa.text("expires_at IS NOT NULL"),
+            postgresql_where=sa.text("expires_at IS NOT NULL"),
+        )
         batch_op.create_index(
             batch_op.f("ix_interactions_sender_interactions_source"), ["sender", "source"], unique=False
         )
@@ -197,10 +209,10 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table and index
         "threads",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("user", sa.String(length=200), nullable=False),
-        sa.Column("title", sa.String(length=200), nullable=True),
+        sa.Column("title", sa.LargeBinary(), nullable=True),
         sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
         sa.Column("updated_at", database.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("summary", sa.Text(), nullable=True),
+        sa.Column("summary", sa.LargeBinary(), nullable=True),
         sa.Column("summary_upto", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_threads")),
     )
@@ -290,24 +302,83 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table and index
 
     op.create_table(
         "feedback",
+        sa.Column(
+            "interaction_id",
+            sa.String(length=200).with_variant(sa.String(length=200, collation="C"), "postgresql"),
+            nullable=False,
+        ),
         sa.Column("id", sa.String(length=36), nullable=False),
-        sa.Column("interaction_id", sa.String(length=200), nullable=False),
         sa.Column("user", sa.String(length=200), nullable=False),
         sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
         sa.Column("rating", sa.Integer(), nullable=True),
-        sa.Column("correction", sa.Text(), nullable=True),
-        sa.Column("comment", sa.Text(), nullable=True),
+        sa.Column("liked", sa.Boolean(), nullable=True),
+        sa.Column("correction", sa.LargeBinary(), nullable=True),
+        sa.Column("comment", sa.LargeBinary(), nullable=True),
         sa.Column("preferred_over", sa.String(length=200), nullable=True),
+        sa.Column("better_than", sa.LargeBinary(), nullable=True),
+        sa.Column("regenerated", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("copied", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("judge_score", sa.Float(), nullable=True),
         sa.Column("consent", sa.Boolean(), nullable=False),
         sa.Column("author", sa.String(length=10), server_default="person", nullable=False),
         sa.ForeignKeyConstraint(
             ["interaction_id"], ["interactions.id"], name=op.f("fk_feedback_interaction_id_interactions")
         ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_feedback")),
+        sa.PrimaryKeyConstraint("interaction_id", "id", name=op.f("pk_feedback")),
+        sqlite_with_rowid=False,
     )
     with op.batch_alter_table("feedback", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_feedback_interaction_id"), ["interaction_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_feedback_preferred_over"),
+            ["preferred_over"],
+            unique=False,
+            sqlite_where=sa.text("preferred_over IS NOT NULL"),
+            postgresql_where=sa.text("preferred_over IS NOT NULL"),
+        )
 
+    op.create_table(
+        "reviews",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("interaction_id", sa.String(length=200), nullable=False),
+        sa.Column("reason", sa.String(length=40), nullable=False),
+        sa.Column("score", sa.Float(), nullable=False),
+        sa.Column("campaign", sa.String(length=64), nullable=True),
+        sa.Column("detail", sa.LargeBinary(), nullable=True),
+        sa.Column("dataset", sa.String(length=64), nullable=True),
+        sa.Column("state", sa.String(length=10), nullable=False),
+        sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("decided_at", database.UtcDateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["interaction_id"], ["interactions.id"], name=op.f("fk_reviews_interaction_id_interactions")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_reviews")),
+        sa.UniqueConstraint("interaction_id", name=op.f("uq_reviews_interaction_id")),
+    )
+    with op.batch_alter_table("reviews", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_reviews_state_reviews_score"), ["state", "score"], unique=False)
+
+    op.create_table(
+        "review_decisions",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("review_id", sa.String(length=36), nullable=False),
+        sa.Column("reviewer", sa.String(length=200), nullable=False),
+        sa.Column("verdict", sa.String(length=10), nullable=False),
+        sa.Column("comment", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["review_id"], ["reviews.id"], name=op.f("fk_review_decisions_review_id_reviews"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_review_decisions")),
+    )
+    with op.batch_alter_table("review_decisions", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_review_decisions_review_id"), ["review_id"], unique=False)
+
+    op.create_table(
+        "erased",
+        sa.Column("fingerprint", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("erased_at", database.UtcDateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("fingerprint", name=op.f("pk_erased")),
+    )
     op.create_table(
         "file_pieces",
         sa.Column("file_id", sa.String(length=64), nullable=False),
@@ -350,7 +421,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table and index
         sa.Column("thread_id", sa.String(length=36), nullable=False),
         sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("role", sa.String(length=10), nullable=False),
-        sa.Column("content", sa.Text(), nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
         sa.Column("interaction_id", sa.String(length=200), nullable=True),
         sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
@@ -387,9 +458,22 @@ def downgrade() -> None:  # noqa: PLR0915
         batch_op.drop_index("ix_stages_cycle")
 
     op.drop_table("stages")
+    op.drop_table("erased")
+    with op.batch_alter_table("review_decisions", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_review_decisions_review_id"))
+
+    op.drop_table("review_decisions")
+    with op.batch_alter_table("reviews", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_reviews_state_reviews_score"))
+
+    op.drop_table("reviews")
     op.drop_table("file_pieces")
     with op.batch_alter_table("feedback", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_feedback_interaction_id"))
+        batch_op.drop_index(
+            batch_op.f("ix_feedback_preferred_over"),
+            sqlite_where=sa.text("preferred_over IS NOT NULL"),
+            postgresql_where=sa.text("preferred_over IS NOT NULL"),
+        )
 
     op.drop_table("feedback")
     if op.get_bind().dialect.name == "sqlite":
@@ -420,6 +504,11 @@ def downgrade() -> None:  # noqa: PLR0915
     with op.batch_alter_table("interactions", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_interactions_user_interactions_created_at"))
         batch_op.drop_index(batch_op.f("ix_interactions_thread_id"))
+        batch_op.drop_index(
+            batch_op.f("ix_interactions_expires_at"),
+            sqlite_where=sa.text("expires_at IS NOT NULL"),
+            postgresql_where=sa.text("expires_at IS NOT NULL"),
+        )
         batch_op.drop_index(batch_op.f("ix_interactions_sender_interactions_source"))
         batch_op.drop_index(batch_op.f("ix_interactions_created_at"))
 
