@@ -12,6 +12,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+NOT_LOCKED = {"presidio", "scale"}  # extras that `make setup` leaves out: few need them, and they are large
+
 
 def locked(lock: Path) -> Iterator[Requirement]:
     """Yield the requirements of `lock` that apply to this Python and this system."""
@@ -23,8 +25,8 @@ def locked(lock: Path) -> Iterator[Requirement]:
 
 
 def declared(package: str) -> Iterator[Requirement]:
-    """Yield what `package` asks for, with every extra."""
-    extras = ["", *(metadata.metadata(package).get_all("Provides-Extra") or [])]
+    """Yield what `package` asks for, with every extra that is locked."""
+    extras = {"", *(metadata.metadata(package).get_all("Provides-Extra") or [])} - NOT_LOCKED
     for requirement in map(Requirement, metadata.requires(package) or []):
         if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
             yield requirement
