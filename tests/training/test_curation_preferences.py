@@ -197,3 +197,11 @@ def test_rows_are_what_trl_takes_for_preference_and_for_unpaired_preference(tmp_
     for row in (preference, unpaired):
         assert trl.is_conversational(row)
     assert trl.maybe_extract_prompt(preference) == preference
+
+
+def test_user_who_only_dislikes_is_heard_and_keeps_the_split(tmp_path: Path):
+    extra = [record(900, user="critic", response="bad", correction=None, rating=1)]
+    result = curated(tmp_path, [*crowd(100), *extra])
+    assert result.files.desirabilities is not None
+    (flag,) = [one for one in read_desirabilities(result.files.desirabilities) if one.user == "critic"]
+    assert (flag.completion, flag.label, flag.split) == ("bad", False, result.split_of_user["critic"])

@@ -27,7 +27,13 @@ from everswarm.training.curation.poisoning import suspicions
 from everswarm.training.curation.preferences import with_preference_split
 from everswarm.training.curation.prepare import LIKED_RATING, NARROW, Preparation, prepare
 from everswarm.training.curation.shares import balance
-from everswarm.training.curation.split import assign, cap_training, drop_for_fair_splits, drop_over_user_share
+from everswarm.training.curation.split import (
+    assign,
+    assign_by_rank,
+    cap_training,
+    drop_for_fair_splits,
+    drop_over_user_share,
+)
 
 FINGERPRINTS = [f"{text}_{part}" for text in ("question", "target") for part in ("bands", "sketch")]
 LEAST_PEOPLE = 3  # so that three splits share nobody
@@ -85,7 +91,9 @@ def curate(
         usable = frame.filter(kept)["user"]
         frame, split_of_user = _split(frame, rules, pinned=pinned, seed=seed, train_examples=train_examples)
         _require_enough(frame, usable=usable, minimum=minimum_examples)
-        frame = with_preference_split(frame, split_of_user, rules)
+        others = set(frame.filter("usable")["user"]) - split_of_user.keys() - pinned.keys()
+        split_of_user |= assign_by_rank(others, seed=seed)
+        frame = with_preference_split(frame, {**pinned, **split_of_user}, rules)
         files = write_files(rows, frame, suspected, out_dir=out_dir)
     parents = [snapshot.data.sha256, *([digest_of(suites)] if suites else [])]
     card = _card(frame, suspected, files, snapshot, rules=rules, seed=seed, parents=parents)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 
@@ -13,6 +13,7 @@ from everswarm.training.curation.marks import drop, kept
 from everswarm.training.curation.shares import place_within, quotas
 
 TARGET_PERCENT: dict[Split, int] = {"train": 80, "validation": 10, "test": 10}
+_SPLIT_OF_HUNDREDTH = [split for split in SPLITS for _ in range(TARGET_PERCENT[split])]
 TOLERANCE_PERCENT = 3  # points that a share may be off its target
 
 
@@ -62,6 +63,11 @@ def _shrink(frame: pl.DataFrame, split: Split, *, size: int, seed: int, step: st
 def seeded_rank(text: str, *, seed: int) -> str:
     """Return a key that sorts texts in an order that depends on the seed alone."""
     return hashlib.sha256(f"{seed}\0{text}".encode()).hexdigest()
+
+
+def assign_by_rank(users: Iterable[str], *, seed: int) -> dict[str, Split]:
+    """Return the split of users who have no example, only preferences: by the seed alone, 80/10/10 in the long run."""
+    return {user: _SPLIT_OF_HUNDREDTH[int(seeded_rank(user, seed=seed)[:8], 16) % 100] for user in sorted(users)}
 
 
 def assign_users(records_of_user: Mapping[str, int], *, pinned: Mapping[str, Split], seed: int) -> dict[str, Split]:
