@@ -25,10 +25,13 @@ from everswarm.errors import (
 )
 from everswarm.schemas.artifact import ArtifactKind
 from everswarm.schemas.dataset import Dataset, DatasetCard
-from everswarm.schemas.interaction import JudgedInteraction
+from everswarm.schemas.interaction import FeedbackRequest, JudgedInteraction
+from everswarm.schemas.server import Scope
+from everswarm.server.auth import Principal
 from everswarm.server.database import Database
 from everswarm.server.erasure import erase
 from everswarm.server.feedback.batches import store_batch
+from everswarm.server.feedback.service import record_feedback
 from everswarm.server.feedback.tables import reviews
 from everswarm.server.registry.datasets import kept_datasets
 from everswarm.server.registry.service import ArtifactStore
@@ -273,6 +276,58 @@ def test_what_was_erased_while_it_ran_is_not_kept(
     with pytest.raises(ConflictError, match=f"{EACH} interactions were erased while"):
         curate()
     assert stored(told) == {}
+
+
+def after_storing(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> None:
+    move_to = dataset_making.FilesAside.move_to
+
+    def move_and_call(self: dataset_making.FilesAside, store: ArtifactStore) -> None:
+        move_to(self, store)
+        call()
+
+    monkeypatch.setattr(dataset_making.FilesAside, "move_to", move_and_call)
+
+
+def files_in(settings: Settings) -> int:
+    return sum(path.is_file() for path in Path(settings.artifacts_root).rglob("*"))
+
+
+def test_what_was_erased_while_it_was_stored_is_taken_back(
+    curate: Curate, told: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_storing(monkeypatch, lambda: erase(told, open_storage(settings.artifacts_root), device="phone-3"))
+    with pytest.raises(ConflictError, match=rf"{EACH} interactions were erased while.*run the command again"):
+        curate()
+    assert stored(told) == {}
+    assert files_in(settings) == 0
+    assert in_review(told) == 0
+    monkeypatch.undo()
+    assert json.loads(curate("--json").stdout)["dataset"]["card"]["read"] == (PEOPLE - 1) * EACH
+
+
+def test_what_an_erased_person_said_of_others_is_taken_back_too(
+    curate: Curate, told: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = Principal(key_id="k", scope=Scope.ADMIN, label="anna")
+    record_feedback(told, admin, FeedbackRequest(interaction_id="i-03-1", correction="It opens at nine on that day."))
+    after_storing(monkeypatch, lambda: erase(told, open_storage(settings.artifacts_root), user=admin.user))
+    with pytest.raises(ConflictError, match="Judgements of 1 interactions were erased while"):
+        curate()
+    assert stored(told) == {}
+    assert files_in(settings) == 0
+    monkeypatch.undo()
+    curate()  # what was erased before it begins is no reason
+
+
+def test_a_dataset_of_before_is_not_taken_back(
+    curate: Curate, told: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curate()
+    before = stored(told)
+    after_storing(monkeypatch, lambda: erase(told, open_storage(settings.artifacts_root), device="phone-3"))
+    with pytest.raises(ConflictError):
+        curate()
+    assert stored(told) == before
 
 
 def test_ctrl_c_leaves_nothing_behind(

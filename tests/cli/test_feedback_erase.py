@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +14,13 @@ from tests.server.erasure.world import World
 from typer.testing import CliRunner, Result
 
 from everswarm.cli import feedback_erase
-from everswarm.errors import BadRequestError, EverswarmError, NotFoundError
+from everswarm.errors import BadRequestError, ConfigurationError, EverswarmError, NotFoundError
 from everswarm.schemas.erasure import Erasure
 from everswarm.server.database import Database
+from everswarm.server.feedback.service import check_key
 from everswarm.server.feedback.tables import interactions
 from everswarm.server.home import HomeLock
+from everswarm.server.sealing import KEY_NAME, KEY_VARIABLE
 from everswarm.settings import Settings
 
 Erase = Callable[..., Result]
@@ -96,6 +99,20 @@ def test_yes_erases_and_json_has_it_all(erase: Erase, world: World) -> None:
     assert (seen.release, seen.release_state, seen.examples) == ("v1.0", "in use", 1)
     assert seen.adapter is not None
     assert world.count(interactions) == 1
+
+
+@pytest.mark.parametrize("key", [None, "another"])
+def test_without_the_key_that_sealed_the_texts_nothing_is_erased(
+    erase: Erase, world: World, home: Path, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_key(world.database)  # as the server does when it starts
+    (home / KEY_NAME).unlink()
+    if key is not None:
+        monkeypatch.setenv(KEY_VARIABLE, base64.b64encode(b"k" * 32).decode())
+    for option in ("--dry-run", "--yes"):
+        with pytest.raises(ConfigurationError, match="key"):
+            erase("--device", "phone-7", option)
+    assert world.count(interactions) == 2
 
 
 def test_no_files_leaves_them(erase: Erase, world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -151,7 +152,10 @@ def scores(cycle: Cycle) -> dict[tuple[str, str, str], float]:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds the worker through /proc")
-def test_kill_9_of_server_and_worker_changes_nothing_but_the_time(tmp_path: Path) -> None:
+def test_kill_9_of_server_and_worker_changes_nothing_but_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERSWARM_TEXT_KEY", base64.b64encode(bytes(32)).decode())  # people have the same pseudonyms
     wish = {"evaluation_answers": 0}
     peace = new_home(tmp_path / "peace")
     client = peace.start()

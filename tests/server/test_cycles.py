@@ -12,14 +12,17 @@ import pytest
 from tests.fakes.stage_results import result_of
 
 from everswarm.errors import ConflictError, NotEnoughFeedbackError, NotFoundError, StageFailedError
+from everswarm.schemas.dataset import Snapshot
 from everswarm.schemas.interaction import JudgedInteraction, Message
 from everswarm.schemas.job import WORKER_STAGES, Cycle, JobDone, JobFailed, Lease, Spent, Stage
 from everswarm.server.cycles import jobs, repository, workflow
 from everswarm.server.cycles.service import CycleService
 from everswarm.server.cycles.stages import conclude
 from everswarm.server.database import Database
+from everswarm.server.erasure import erase
 from everswarm.server.feedback.batches import store_batch
 from everswarm.server.registry.service import ArtifactStore
+from everswarm.server.registry.storage import open_storage
 from everswarm.settings import Settings
 
 PATIENCE_SECONDS = 20.0
@@ -153,6 +156,51 @@ def test_a_failed_stage_fails_the_cycle_and_a_retry_keeps_what_was_done(
         assert lease.job.stage == stage
         finish(service, lease)
     assert ended(service, cycle.id).state == "released"
+
+
+def test_a_retry_after_an_erasure_begins_anew_from_the_snapshot(
+    service: CycleService, database: Database, settings: Settings
+) -> None:
+    give_feedback(database, 30)
+    cycle = service.request_cycle(service.defaults(), trigger="manual")
+    curate = next_lease(service)
+    finish(service, curate)
+    label = next_lease(service)
+    failure = JobFailed(token=label.token, error="NaN in the logits", final=True)
+    jobs.fail(database, label.job.id, failure, limits=service.settings.worker)
+    ended(service, cycle.id)
+    erase(database, open_storage(settings.artifacts_root), user="user1")
+    service.retry(cycle.id)
+    again = next_lease(service)
+    assert again.job.stage == Stage.CURATE
+    assert list(again.job.inputs) == [Stage.SNAPSHOT]
+    before, after = (Snapshot.model_validate(lease.job.inputs[Stage.SNAPSHOT]) for lease in (curate, again))
+    assert (before.interactions, after.interactions) == (30, 24)
+    assert service.artifacts.find(before.data.sha256) is None
+    with service.artifacts.open(after.data.sha256) as lines:
+        assert database.seal.pseudonym("user1").encode() not in lines.read()
+    finish(service, again)
+    for _ in WORKER_STAGES[1:]:
+        finish(service, next_lease(service))
+    assert ended(service, cycle.id).state == "released"
+
+
+def test_an_erasure_while_the_snapshot_is_taken_is_not_undone(
+    service: CycleService, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_feedback(database, 30)
+    count, put_file = [0], ArtifactStore.put_file
+
+    def erase_and_put(self: ArtifactStore, *arguments: Any, **options: Any) -> Any:
+        count[0] += 1
+        if count[0] == 1:
+            erase(database, open_storage(settings.artifacts_root), user="user1")
+        return put_file(self, *arguments, **options)
+
+    monkeypatch.setattr(ArtifactStore, "put_file", erase_and_put)
+    service.request_cycle(service.defaults(), trigger="manual")
+    snapshot = Snapshot.model_validate(next_lease(service).job.inputs[Stage.SNAPSHOT])
+    assert (snapshot.interactions, count[0]) == (24, 2)
 
 
 def test_a_cancelled_cycle_stays_cancelled(service: CycleService, database: Database) -> None:

@@ -173,6 +173,7 @@ def test_batch_sent_again_adds_nothing_and_the_first_stays(database: Database):
 def test_batch_cannot_judge_an_interaction_that_is_there_already(database: Database):
     id_ = asked(database)
     assert store_batch(database, [record(1, id=id_)], source="device") == (0, 1, [], [])
+    assert store_batch(database, [record(1, id=id_, response="6")], source="device") == (0, 0, [id_], [])
     assert frozen(database) == []
 
 

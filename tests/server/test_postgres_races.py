@@ -23,8 +23,12 @@ from everswarm.server.auth import Principal, create_key, ensure_first_admin_key,
 from everswarm.server.cycles import jobs, repository
 from everswarm.server.cycles.service import CycleService
 from everswarm.server.cycles.stages import conclude
-from everswarm.server.database import Database
+from everswarm.server.database import Database, take_turns
+from everswarm.server.erasure.repository import delete_interactions
 from everswarm.server.feedback import accept_training_feedback, store_batch
+from everswarm.server.feedback.drafting import Incoming, Submission, draft
+from everswarm.server.feedback.senders import Claims
+from everswarm.server.feedback.storing import store_together
 from everswarm.server.fleet import enrol_device, publish_release, set_base
 from everswarm.server.fleet.service import list_devices
 from everswarm.server.registry.service import ArtifactStore
@@ -296,6 +300,58 @@ def test_a_record_that_came_second_brings_no_judgement(database: Database) -> No
     owner = scalar(database, 'SELECT "user" FROM interactions')
     sealed = scalar(database, "SELECT correction FROM feedback")
     assert (owner, database.seal.open(sealed).decode()) in {("ann", "hers"), ("bob", "his")}
+
+
+def test_two_keys_that_send_for_one_new_device_at_once_share_no_id(database: Database) -> None:
+    keys = device_key(database), device_key(database)
+
+    def send(key: Principal) -> Any:
+        item = {"id": f"of-{key.user}", "messages": [{"role": "user", "content": "q"}], "response": "a"}
+        batch = TrainingFeedback(device_id="dev-1", interactions=[item], timestamp=datetime.now(UTC))
+        return accept_training_feedback(database, key, batch)
+
+    found = at_once(database, "interactions", *[lambda key=key: send(key) for key in keys])
+    assert errors_in(found) == [ForbiddenError]
+    assert scalar(database, "SELECT count(*) FROM interactions") == 1
+
+
+def test_a_record_that_is_erased_while_it_comes_again_stays_erased(database: Database) -> None:
+    store_batch(database, [record(1)], source="import")
+    again: list[Any] = []
+    thread = threading.Thread(target=lambda: again.append(store_batch(database, [record(1)], source="import")))
+    with database.transaction() as connection:
+        take_turns(connection, "erasures")
+        thread.start()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while count_waiting(connection) < 1 and thread.is_alive():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        delete_interactions(connection, ["i1"], now=datetime.now(UTC))
+    thread.join(PATIENCE_SECONDS)
+    assert again == [(0, 0, [], ["i1"])]
+    assert scalar(database, "SELECT count(*) FROM interactions") == 0
+
+
+def test_an_erasure_waits_for_the_records_that_are_being_stored(database: Database) -> None:
+    submission = Submission([Incoming(record(1), "ann", datetime.now(UTC))], source="import")
+    erased = threading.Event()
+
+    def erase() -> None:
+        with database.transaction() as connection:
+            take_turns(connection, "erasures")
+            delete_interactions(connection, ["i1"], now=datetime.now(UTC))
+        erased.set()
+
+    thread = threading.Thread(target=erase)
+    with database.engine.connect() as connection, connection.begin():
+        store_together(connection, [(submission, draft(submission, database.seal))], claims=Claims())
+        thread.start()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while count_waiting(connection) < 1:
+            assert time.monotonic() < deadline and not erased.is_set()
+            time.sleep(0.005)
+    thread.join(PATIENCE_SECONDS)
+    assert scalar(database, "SELECT count(*) FROM interactions") == 0
 
 
 def test_an_error_of_two_at_once_is_one_of_ours(database: Database) -> None:

@@ -22,7 +22,7 @@ from everswarm.server.auth.principal import Principal
 from everswarm.server.database import Database
 from everswarm.server.feedback import NewInteraction, record_interaction
 from everswarm.server.feedback.scrubbing import text_mask
-from everswarm.server.feedback.service import recent_interactions
+from everswarm.server.feedback.service import check_key, recent_interactions
 from everswarm.server.sealing import KEY_VARIABLE, Seal, SealSource
 from everswarm.settings import FeedbackSettings, Settings
 
@@ -129,3 +129,30 @@ def test_server_refuses_a_database_that_another_key_sealed(tmp_path: Path):
     (tmp_path / "home" / "text.key").write_bytes(base64.b64encode(os.urandom(32)))
     with pytest.raises(ConfigurationError, match="another key sealed it"), TestClient(create_app(settings)):
         pass
+
+
+def test_key_that_is_gone_is_not_made_anew(tmp_path: Path):
+    url = f"sqlite:///{tmp_path / 'x.sqlite'}"
+    first = Database(url)
+    first.migrate()
+    check_key(first)
+    first.close()
+    (tmp_path / "text.key").unlink()
+    second = Database(url)
+    with pytest.raises(ConfigurationError, match=r"The key of this database is gone: text\.key is not there"):
+        check_key(second)
+    assert not (tmp_path / "text.key").exists()
+    second.close()
+
+
+@pytest.mark.postgres
+def test_second_server_with_a_key_of_its_own_is_refused(postgres_server, postgres_template, tmp_path: Path):
+    url = postgres_server.create_database(postgres_template)
+    first, second = (Database(url, key_file=tmp_path / name / "text.key") for name in ("one", "two"))
+    check_key(first)
+    second.seal.close(b"has a key by now")
+    with pytest.raises(ConfigurationError, match="another key sealed it"):
+        check_key(second)
+    first.close()
+    second.close()
+    postgres_server.drop_database(url)

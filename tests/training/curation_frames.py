@@ -60,12 +60,16 @@ def write_snapshot(path: Path, records: Sequence[FrozenInteraction]) -> Path:
 
 
 def snapshot_of(
-    path: Path, *, pinned: dict[str, Split] | None = None, masked: dict[str, int] | None = None
+    path: Path,
+    *,
+    pinned: dict[str, Split] | None = None,
+    masked: dict[str, int] | None = None,
+    sha256: str | None = None,
 ) -> Snapshot:
-    """Return what a cycle knows of the file."""
+    """Return what a cycle knows of the file; with a `sha256` of another one what is drawn by lot is the same there."""
     content = path.read_bytes()
     data = Artifact(
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=sha256 or hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
         kind=ArtifactKind.SNAPSHOT,
         name=path.name,
@@ -89,7 +93,8 @@ def curated(folder: Path, records: Sequence[FrozenInteraction], **options: Any) 
 def curated_file(path: Path, out_dir: Path, **options: Any) -> Curated:
     """Curate the file of a snapshot. `rules` may be a dict."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    snapshot = snapshot_of(path, pinned=options.pop("pinned", None), masked=options.pop("masked", None))
+    told = {name: options.pop(name) for name in ("pinned", "masked", "sha256") if name in options}
+    snapshot = snapshot_of(path, **told)
     rules = options.pop("rules", None)
     chosen = CurationRules(**rules) if isinstance(rules, dict) else rules
     return curate(path, snapshot, out_dir=out_dir, rules=chosen, **{"seed": 0, "minimum_examples": 8, **options})

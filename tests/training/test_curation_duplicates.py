@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import timedelta
 from pathlib import Path
 
@@ -165,3 +166,43 @@ def test_suspicious_copy_that_came_first_does_not_take_the_place_of_the_honest_r
 
     assert after.card.for_review == {"planted phrase": len(attack)}
     assert sorted(ids_of(after.files, "examples")) == sorted(ids_of(before.files, "examples"))
+
+
+def test_questions_that_differ_in_a_number_alone_stay_apart(tmp_path: Path):
+    story = "A farmer has {} sheep and buys five more at the market in town, then sells two of them to a neighbour who " * 2
+    extra = [
+        record(900 + n, user=f"w{n}", question=story.format(n + 10, n + 10), correction=f"{n + 13} sheep are left.")
+        for n in range(8)
+    ]
+    result = curated(tmp_path, [*crowd(100), *extra])
+    assert "question: question already kept" not in dropped(result)
+
+
+def test_one_system_prompt_does_not_make_all_questions_one(tmp_path: Path):
+    system = Message(role="system", content="You are a helpful assistant of a small firm that sells garden tools. " * 12)
+    extra = [
+        record(900 + n, user=f"w{n}").model_copy(
+            update={"messages": [system, Message(role="user", content=f"Unlike question {'abcdefgh'[n]}?")]}
+        )
+        for n in range(8)
+    ]
+    assert "question: question already kept" not in dropped(curated(tmp_path, [*crowd(100), *extra]))
+
+
+def test_copy_that_is_dated_back_does_not_take_the_place_of_who_sent_less(tmp_path: Path):
+    honest = record(900, user="light", question="What is a quokka?", correction="A small marsupial of Australia.")
+    copies = [
+        record(901 + n, user="heavy", question=q, correction="A small marsupial of Australia.", timestamp=START - timedelta(days=900))
+        for n, q in enumerate(["What is a quokka?", "Who sings?", "Why so?"])
+    ]
+    result = curated(tmp_path, [*crowd(100), honest, *copies], rules={"poisoning_defence": False})
+    assert dropped(result)["duplicates: same conversation and target"] == 1
+    assert "r00901" not in ids_of(result.files, "examples")
+
+
+def test_same_words_in_another_encoding_are_the_same_question(tmp_path: Path):
+    pair = [
+        record(900 + n, user=f"w{n}", question=unicodedata.normalize(form, "Où est la forêt près de l'école\u200b ?"))
+        for n, form in enumerate(("NFC", "NFD"))
+    ]
+    assert dropped(curated(tmp_path, [*crowd(100), *pair]))["question: question already kept"] == 1

@@ -123,7 +123,7 @@ def test_what_may_not_be_learnt_from_is_not_compared_either(tmp_path: Path):
     result = curated(
         tmp_path,
         [*crowd(100), *extra],
-        suites=suite_fingerprints({"owls": [SUITE]}),
+        suites=suite_fingerprints({"owls": [(SUITE, "")]}),
         rules={"max_user_share": 1, "languages": ["en"], "minimum_judge_score": 0.5},
     )
     everything = b"".join(content for content in content_of(result.files).values() if content)

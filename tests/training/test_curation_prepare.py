@@ -22,7 +22,7 @@ from everswarm.training.curation.marks import counted, told
 from everswarm.training.curation.prepare import NARROW, WIDE, Preparation, prepare
 
 SUITE = suite_fingerprints(
-    {"owls": ["seven wise owls counted eleven bright stars above the old stone bridge at night"]}
+    {"owls": [("seven wise owls counted eleven bright stars above the old stone bridge at night", "")]}
 )
 PLAIN = Preparation(CurationRules(), 0, np.array(SUITE.hashes, dtype=np.uint64), SUITE.words, "snapshot.jsonl")
 

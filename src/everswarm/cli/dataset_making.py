@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -13,11 +14,13 @@ from everswarm.errors import ConflictError, NoSpaceError
 from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.dataset import Dataset, Snapshot
 from everswarm.schemas.job import CycleParameters, Job, Stage
-from everswarm.server.cycles.stages import store_review, take_snapshot
-from everswarm.server.database import Database
+from everswarm.server.cycles.stages import forget_files, store_review, take_snapshot
+from everswarm.server.database import Database, share_turn
+from everswarm.server.erasure.repository import touched_among
 from everswarm.server.feedback.repository import erased_among
 from everswarm.server.registry.datasets import keep_dataset, name_of
 from everswarm.server.registry.service import CHUNK_BYTES, ArtifactStore
+from everswarm.server.registry.storage import open_storage
 from everswarm.settings import Settings
 from everswarm.training.pipeline import curate_stage
 from everswarm.training.workspace import LocalWorkspace
@@ -35,6 +38,11 @@ class FilesAside(ArtifactStore, LocalWorkspace):
         LocalWorkspace.__init__(self, folder)
         self._on_progress = on_progress
         self._held: dict[str, Artifact] = {}
+
+    @property
+    def digests(self) -> set[str]:
+        """Of all files that are held."""
+        return set(self._held)
 
     def put_file(self, path: Path, *, kind: ArtifactKind) -> Artifact:
         """Hold a copy of the file."""
@@ -69,6 +77,8 @@ class Made(NamedTuple):
     dataset: Dataset
     snapshot: Snapshot
     files: FilesAside
+    begun: datetime  # what was erased before is not in it
+    artifacts_root: str  # where it is to be kept
 
 
 def make_dataset(
@@ -82,6 +92,9 @@ def make_dataset(
     """
     files = FilesAside(folder, database, on_progress)
     files.report(0, 0, "freezing the feedback")
+    with database.transaction() as connection:
+        share_turn(connection, "erasures")  # one that is under way would be dated earlier, and not be seen yet
+        begun = datetime.now(UTC)
     scrubber = settings.feedback.scrubber
     snapshot = take_snapshot(database, files, role=parameters.role, student=parameters.student, scrubber=scrubber)
     job = Job(
@@ -91,7 +104,7 @@ def make_dataset(
         parameters=parameters,
         inputs={Stage.SNAPSHOT: snapshot.model_dump(mode="json")},
     )
-    return Made(curate_stage(job, files, settings), snapshot, files)
+    return Made(curate_stage(job, files, settings), snapshot, files, begun, settings.artifacts_root)
 
 
 def keep(database: Database, store: ArtifactStore, made: Made) -> bool:
@@ -105,11 +118,14 @@ def keep(database: Database, store: ArtifactStore, made: Made) -> bool:
         NoSpaceError: the disk is full; a call with more room completes it.
     """
     with database.read() as connection:
-        _refuse_what_was_erased(connection, made)
-    is_new = store.find(made.dataset.data.sha256) is None
+        _refuse(_erased_meanwhile(connection, made))
+    there = {sha256 for sha256 in made.files.digests if store.find(sha256) is not None}
+    is_new = made.dataset.data.sha256 not in there
     try:
-        keep_dataset(store, made.dataset)
+        record = keep_dataset(store, made.dataset)
         made.files.move_to(store)
+        stored = made.files.digests | {record.sha256} if is_new else made.files.digests - there
+        _take_back_if_erased(database, made, stored)
         store_review(database, made.files, made.dataset)
     except NoSpaceError as error:
         raise NoSpaceError(
@@ -119,13 +135,30 @@ def keep(database: Database, store: ArtifactStore, made: Made) -> bool:
     return is_new
 
 
-def _refuse_what_was_erased(connection: Connection, made: Made) -> None:
+def _take_back_if_erased(database: Database, made: Made, stored: set[str]) -> None:
+    """Look once more: an erasure that ends later finds the record, and one that ended before did not."""
+    with database.transaction() as connection:
+        share_turn(connection, "erasures")
+        what = _erased_meanwhile(connection, made)
+        if what is not None:
+            forget_files(connection, open_storage(made.artifacts_root), stored, dataset=name_of(made.dataset))
+    _refuse(what)
+
+
+def _refuse(what: str | None) -> None:
+    if what is not None:
+        raise ConflictError(
+            f"{what} were erased while the dataset was made of them. Nothing was stored; run the command again."
+        )
+
+
+def _erased_meanwhile(connection: Connection, made: Made) -> str | None:
+    """Say what is in the snapshot and was erased by now; None where nothing was."""
     gone = sum(len(erased_among(connection, ids)) for ids in _frozen_ids(made))
     if gone:
-        raise ConflictError(
-            f"{gone} interactions were erased while the dataset was made of them. Nothing was stored; run the command "
-            "again."
-        )
+        return f"{gone} interactions"
+    touched = sum(touched_among(connection, ids, since=made.begun) for ids in _frozen_ids(made))
+    return f"Judgements of {touched} interactions" if touched else None
 
 
 def _frozen_ids(made: Made) -> Iterator[list[str]]:

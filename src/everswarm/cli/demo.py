@@ -221,8 +221,10 @@ class _Demo:
     def _import(self, path: Path) -> str:
         from everswarm.server.database import Database
         from everswarm.server.feedback.files.importer import import_file
+        from everswarm.server.feedback.scrubbing import text_mask
 
-        database = Database(self.settings.sqlalchemy_url, key_file=self.settings.text_key_file)
+        settings = self.settings
+        database = Database(settings.sqlalchemy_url, key_file=settings.text_key_file, mask=text_mask(settings.feedback))
         with self._bar("import", path.stat().st_size) as advance:
             report = import_file(database, path, on_progress=advance)
         database.close()

@@ -54,7 +54,6 @@ def import_feedback(
     Reads our own JSON lines, OpenAI's messages and fine-tuning lines, ShareGPT (one interaction an answer), and
     Open WebUI's export of feedback.
     """
-    from everswarm.server.feedback.batches import mask_of
     from everswarm.server.feedback.files.formats import FORMATS
     from everswarm.server.feedback.files.importer import import_file
     from everswarm.server.feedback.reading import identifier_of
@@ -66,7 +65,7 @@ def import_feedback(
         raise BadRequestError(f"There is no format {form!r}. Choose one of: auto, {', '.join(FORMATS)}.")
     if not device or identifier_of(device) != device:
         raise BadRequestError(f"--device {device!r}: use letters, digits and . _ : @ / + - only.")
-    with opened_home(home) as (settings, database), _bytes_bar(as_json) as progress:
+    with opened_home(home) as (_, database), _bytes_bar(as_json) as progress:
         task = progress.add_task(f"importing {file.name}", total=file.stat().st_size)
         try:
             report = import_file(
@@ -76,7 +75,6 @@ def import_feedback(
                 device=device,
                 consent=consent,
                 liked=liked,
-                mask=mask_of(settings.feedback),
                 on_progress=lambda done: progress.update(task, completed=done),
             )
         except NoSpaceError as error:

@@ -86,6 +86,7 @@ def _ask_server(settings: Settings, wish: ErasureRequest) -> Erasure:
 def _erase_here(settings: Settings, wish: ErasureRequest) -> Erasure:
     from everswarm.server.database import Database
     from everswarm.server.erasure import erase as erase_now
+    from everswarm.server.feedback.service import check_key
     from everswarm.server.gateway.cache import AnswerCache
     from everswarm.server.registry.storage import open_storage
 
@@ -94,6 +95,7 @@ def _erase_here(settings: Settings, wish: ErasureRequest) -> Erasure:
     database = Database(settings.sqlalchemy_url, key_file=settings.text_key_file)
     try:
         database.migrate()
+        check_key(database)  # with another key nobody would be found under their pseudonym
         storage = open_storage(settings.artifacts_root)
         return erase_now(database, storage, cache=cache, **wish.model_dump())
     finally:

@@ -55,6 +55,8 @@ def export(
         raise BadRequestError(f"There is no format {form!r}. Choose one of: {', '.join(EXPORT_FORMATS)}.")
     target = path.expanduser().absolute()
     if dataset is not None:
+        if form != "jsonl":
+            raise BadRequestError("--dataset writes a folder of parquet files with a card; leave --format out.")
         _export_version(target, dataset, force=force, home=home, as_json=as_json, others=raw or everyone)
         return
     if everyone:
@@ -139,17 +141,26 @@ def _find_version(database: Database, wanted: str, *, artifacts_root: str) -> Da
         raise BadRequestError(
             f"--dataset {wanted!r} is too short; give at least {SHORTEST_PREFIX} digits of its sha256."
         )
+    storage = open_storage(artifacts_root)
     with database.read() as connection:
         cycles = recent_cycles(connection, CYCLES_SEARCHED)
-        made = [kept.dataset for kept in kept_datasets(connection, open_storage(artifacts_root))]
+        made = [kept.dataset for kept in kept_datasets(connection, storage)]
     results = [stage.result for cycle in cycles for stage in cycle.stages if stage.stage is Stage.CURATE]
     made += [Dataset.model_validate(result) for result in results if result]
-    found = {dataset.data.sha256: dataset for dataset in made if dataset.data.sha256.startswith(wanted)}
+    found: dict[str, Dataset] = {}
+    for dataset in made:  # of two with the same examples that one whose other files were not erased
+        if dataset.data.sha256.startswith(wanted) and all(map(storage.exists, _files_of(dataset))):
+            found.setdefault(dataset.data.sha256, dataset)
     if not found:
         raise NotFoundError(
-            f"There is no dataset {wanted}. `everswarm cycle show` names that of a cycle, and `everswarm feedback "
+            f"There is no dataset {wanted}, or its files were erased. `everswarm cycle show` names that of a cycle, and `everswarm feedback "
             "curate` makes one."
         )
     if len(found) > 1:
         raise BadRequestError(f"{len(found)} datasets begin with {wanted}; give more of the digest.")
     return next(iter(found.values()))
+
+
+def _files_of(dataset: Dataset) -> list[str]:
+    files = (dataset.data, dataset.preferences, dataset.desirabilities)
+    return [artifact.sha256 for artifact in files if artifact is not None]

@@ -21,7 +21,7 @@ def opened_home(home: Path | None) -> Iterator[tuple[Settings, Database]]:
     """Yield the settings and the database of a home on this machine, whether its server runs or not.
 
     Raises:
-        ConfigurationError: the environment names a server elsewhere.
+        ConfigurationError: the environment names a server elsewhere, or the key of the texts is gone.
     """
     if os.environ.get("EVERSWARM_SERVER"):
         raise ConfigurationError(
@@ -29,11 +29,15 @@ def opened_home(home: Path | None) -> Iterator[tuple[Settings, Database]]:
             "Run it on that server's machine, or unset the variable."
         )
     from everswarm.server.database import Database
+    from everswarm.server.feedback.scrubbing import text_mask
+    from everswarm.server.feedback.service import check_key
 
     settings = settings_of(home)
-    database = Database(settings.sqlalchemy_url, key_file=settings.text_key_file)
+    mask = text_mask(settings.feedback)
+    database = Database(settings.sqlalchemy_url, key_file=settings.text_key_file, mask=mask)
     try:
         database.migrate()
+        check_key(database)
         yield settings, database
     finally:
         database.close()

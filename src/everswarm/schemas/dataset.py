@@ -35,8 +35,8 @@ class Example(Record):
     messages: list[Message]
     target: str
     source: Source
-    language: str  # two letters, or und
-    task: str
+    language: str = "und"  # two letters, or und
+    task: str = "other"
 
 
 class Preference(Record):

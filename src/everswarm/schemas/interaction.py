@@ -55,6 +55,7 @@ class JudgedInteraction(Record):
 class FeedbackRequest(Record):
     """`POST /api/feedback`: a judgement on one interaction of this server. At least one judgement is needed."""
 
+    id: Annotated[Identifier, Field(max_length=36)] | None = None  # made by the client, so that it may send it again
     interaction_id: Identifier
     rating: Rating | None = None
     correction: Text | None = None

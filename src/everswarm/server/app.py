@@ -28,7 +28,6 @@ from everswarm.server.edge.express import ExpressApp
 from everswarm.server.edge.problems import PROBLEM_RESPONSES, install_error_handlers
 from everswarm.server.erasure import Retention
 from everswarm.server.erasure.routes import router as erasures_router
-from everswarm.server.feedback.batches import mask_of
 from everswarm.server.feedback.ingest import Ingest
 from everswarm.server.feedback.rate import RecordLimit
 from everswarm.server.feedback.reviews.routes import router as reviews_router
@@ -127,7 +126,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(database.migrate)
         await run_in_threadpool(check_key, database)
         app.state.database = database
-        app.state.ingest = Ingest(database, mask=mask_of(settings.feedback))
+        app.state.ingest = Ingest(database)
         opened.push_async_callback(app.state.ingest.stop)
         app.state.record_limit = RecordLimit(settings.feedback.records_per_hour)
         app.state.artifacts = ArtifactStore(settings.artifacts_root, database)

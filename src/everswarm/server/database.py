@@ -49,7 +49,7 @@ CONNECT_TIMEOUT_SECONDS = 10  # for Postgres to let us in
 _AS_STRICT_AS_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 Topic = Literal[  # what `take_turns` is about
-    "bases", "cycles", "devices", "documents", "keys", "releases", "reviews", "sender", "threads"
+    "bases", "cycles", "devices", "documents", "erasures", "keys", "releases", "reviews", "sender", "threads"
 ]
 
 metadata = MetaData(
@@ -177,6 +177,11 @@ class Database:
         return self._seal.seal
 
     @property
+    def has_key(self) -> bool:
+        """Whether there is a key for sealed columns already; `seal` makes one where there is none."""
+        return self._seal.has_key
+
+    @property
     def write_problem(self) -> EverswarmError | None:
         """Why rows of `write_soon` cannot be stored now; None when all is well."""
         return self._behind.problem
@@ -231,9 +236,18 @@ def take_turns(connection: Connection, topic: Topic, name: str = "") -> None:
     there is nothing to do: one transaction writes at a time.
     """
     if connection.dialect.name == "postgresql":
-        digest = hashlib.sha256(f"{topic}/{name}".encode()).digest()
-        number = int.from_bytes(digest[:8], signed=True)
-        connection.execute(select(func.pg_advisory_xact_lock(number)))
+        connection.execute(select(func.pg_advisory_xact_lock(_number_of(topic, name))))
+
+
+def share_turn(connection: Connection, topic: Topic, name: str = "") -> None:
+    """Wait until nobody has `topic` to themselves, and keep them off until the transaction ends; others may share it."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock_shared(_number_of(topic, name))))
+
+
+def _number_of(topic: Topic, name: str) -> int:
+    digest = hashlib.sha256(f"{topic}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], signed=True)
 
 
 async def _database_of(request: Request) -> Database:  # async: else the framework calls it in a thread

@@ -118,6 +118,11 @@ class SealSource:
                 self._seal = self._seal or Seal(self._key())
         return self._seal
 
+    @property
+    def has_key(self) -> bool:
+        """Whether there is a key already, right or not."""
+        return bool(os.environ.get(KEY_VARIABLE)) or (self._file is not None and self._file.exists())
+
     def _key(self) -> bytes:
         given = os.environ.get(KEY_VARIABLE)
         if given:
@@ -178,6 +183,12 @@ class SealedJson(TypeDecorator[Any]):
 def give_seal(dialect: Dialect, source: SealSource) -> None:
     """Let the sealed columns of one engine use `source`."""
     dialect.everswarm_seal = source  # type: ignore[attr-defined]  # the one object that a column type is handed
+
+
+def as_stored(dialect: Dialect, value: Any) -> Any:
+    """Return a text, or a value of JSON, as a sealed column of this engine will give it back."""
+    mask = _source_of(dialect).mask
+    return value if mask is None else _masked(value, mask)
 
 
 def seal_of(dialect: Dialect) -> Seal:

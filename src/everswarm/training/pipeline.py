@@ -49,7 +49,7 @@ def curate_stage(job: Job, workspace: Workspace, settings: Settings) -> Dataset:
         workspace.report(done_bytes, total_bytes, "reading the judged interactions, in bytes")
 
     read_so_far(0, snapshot.data.size_bytes)
-    general = [text for item in general_suite() for text in (item.messages[-1].content, item.target)]
+    general = [(item.messages[-1].content, item.target) for item in general_suite()]
     curated = curate(
         workspace.fetch(snapshot.data),
         snapshot,

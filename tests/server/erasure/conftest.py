@@ -9,7 +9,7 @@ from tests.server.erasure.world import World
 
 from everswarm.server.database import Database
 
-ON_BOTH_DATABASES = {"test_erasure", "test_retention"}
+ON_BOTH_DATABASES = {"test_erasing_meanwhile", "test_erasure", "test_retention"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
+import pytest
 from tests.server.erasure.world import World
 
 from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.dataset import Dataset
-from everswarm.server.erasure import erase
+from everswarm.server.erasure import erase, service
 from everswarm.server.registry.datasets import keep_dataset, kept_datasets
 
 COUNTS = {"train": 1, "validation": 0, "test": 0}
@@ -116,3 +118,18 @@ def test_keeping_a_dataset_again_adds_nothing(world: World) -> None:
     curates(world, {"a-1": "anna"})
     with world.database.read() as connection:
         assert len(kept_datasets(connection, world.storage)) == 1
+
+
+def test_one_that_is_kept_after_the_files_were_read_is_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.asks("anna", "a-1")
+    trace, calls = service.trace, []
+
+    def trace_and_curate(*arguments: Any) -> Any:
+        lineage = trace(*arguments)
+        calls.append(curates(world, {"a-1": "anna"}))
+        return lineage
+
+    monkeypatch.setattr(service, "trace", trace_and_curate)
+    done = erase(world.database, world.storage, user="anna", files=True)
+    assert [seen.dataset for seen in done.seen] == [calls[0].data.sha256]
+    assert not world.storage.exists(calls[0].data.sha256)

@@ -12,6 +12,7 @@ from tests.server.erasure.world import NOW, World
 
 from everswarm.errors import BadRequestError, NotFoundError
 from everswarm.identifiers import new_id
+from everswarm.schemas.artifact import ArtifactKind
 from everswarm.schemas.document import DocumentCreate
 from everswarm.schemas.interaction import JudgedInteraction
 from everswarm.schemas.server import Scope
@@ -23,6 +24,7 @@ from everswarm.server.database import Database
 from everswarm.server.documents.repository import search
 from everswarm.server.documents.service import add_document
 from everswarm.server.erasure import erase
+from everswarm.server.erasure.repository import mark_erased
 from everswarm.server.erasure.service import delete_erased_files
 from everswarm.server.feedback.batches import store_batch
 from everswarm.server.feedback.repository import erased_among
@@ -388,6 +390,62 @@ def test_cut_off_before_the_files_these_go_later(
     assert delete_erased_files(database, world.storage) == 5
     assert not world.has_file(made["dataset"])
     assert delete_erased_files(database, world.storage) == 0
+
+
+def kept_answers(tmp_path: Path, *users: str) -> AnswerCache:
+    cache = AnswerCache(tmp_path / "cache.sqlite", ttl_seconds=3600, size_bytes=10**6)
+    for user in users:
+        completion = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}
+        cache.put(user.encode() * 8, user=user, completion=completion)
+    return cache
+
+
+def die(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_cut_off_after_the_commit_the_answers_are_forgotten(
+    database: Database, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = kept_answers(tmp_path, "anna", "bert")
+    world.asks("anna", "anna-1")
+    monkeypatch.setattr("everswarm.server.erasure.service._finish", die)
+    with pytest.raises(KeyboardInterrupt):
+        erase(database, world.storage, user="anna", cache=cache)
+    assert world.count(interactions) == 0
+    assert cache.get(b"anna" * 8) is None
+    assert cache.get(b"bert" * 8) is not None
+    cache.close()
+
+
+def test_what_was_cut_off_is_finished_by_the_next_though_nothing_is_there(
+    database: Database, world: World, tmp_path: Path
+) -> None:
+    cache = kept_answers(tmp_path, "anna", "bert")
+    kept = world.keeps(b"texts", ArtifactKind.SNAPSHOT, "snapshot.jsonl")
+    with database.transaction() as connection:
+        mark_erased(connection, [kept["sha256"]])
+    with pytest.raises(NotFoundError):
+        erase(database, world.storage, user="anna", cache=cache, dry_run=True)
+    assert world.has_file(kept)
+    assert cache.get(b"anna" * 8) is not None
+    with pytest.raises(NotFoundError, match="Nothing is known of the user 'anna'"):
+        erase(database, world.storage, user="anna", cache=cache)
+    assert not world.has_file(kept)
+    assert cache.get(b"anna" * 8) is None
+    assert cache.get(b"bert" * 8) is not None
+    cache.close()
+
+
+def test_an_interaction_that_was_erased_before_no_longer_says_whose_answers_to_forget(
+    database: Database, world: World, tmp_path: Path
+) -> None:
+    world.asks("anna", "anna-1")
+    erase(database, world.storage, interaction="anna-1")
+    cache = kept_answers(tmp_path, "anna")
+    erase(database, world.storage, interaction="anna-1", cache=cache)
+    assert cache.get(b"anna" * 8) is None
+    cache.close()
 
 
 def test_answers_that_were_kept_for_them_are_forgotten(database: Database, world: World, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.server.erasure.world import NOW, World
 
 from everswarm.identifiers import new_id
 from everswarm.schemas.artifact import ArtifactKind
+from everswarm.server.cycles.repository import results_of
 from everswarm.server.database import Database
 from everswarm.server.erasure import Retention, expire, retention
 from everswarm.server.erasure.repository import mark_erased
@@ -43,6 +44,17 @@ def test_what_is_older_goes_with_its_judgements(database: Database, world: World
     assert world.count(feedback) == 1
     assert world.count(erased) == 1
     assert expire(database, NOW, 30) == 0
+
+
+def test_results_of_evaluations_no_longer_quote_what_was_too_old(database: Database, world: World) -> None:
+    world.asks("anna", "old", created_at=NOW - 40 * DAY)
+    world.asks("bert", "won")
+    world.judges("bert", "won", preferred_over="old")  # frozen with the answer that lost
+    world.asks("bert", "new")
+    world.runs_cycle("c1", {"old": "anna", "won": "bert", "new": "bert"})
+    assert expire(database, NOW, 30) == 1
+    with database.read() as connection:
+        assert [answer["id"] for answer in results_of(connection, "c1")["evaluate"]["answers"]] == ["new"]
 
 
 def test_without_a_limit_only_what_was_asked_for_goes(database: Database, world: World) -> None:

@@ -31,6 +31,7 @@ class World:
 
     def __init__(self, database: Database, folder: Path) -> None:
         self.database = database
+        self.folder = folder
         self.storage: Storage = FolderStorage(folder)
         self.artifacts = ArtifactStore(str(folder), database)
 

@@ -17,13 +17,15 @@ from sqlalchemy import event, insert, select
 
 from everswarm.errors import ForbiddenError, NoSpaceError, UnavailableError
 from everswarm.schemas.interaction import JudgedInteraction
+from everswarm.schemas.server import Scope
 from everswarm.server import database as database_module
+from everswarm.server.auth import Principal, create_key, revoke_key
 from everswarm.server.database import Database, metadata
 from everswarm.server.feedback import ingest as ingest_module
 from everswarm.server.feedback import store_batch
-from everswarm.server.feedback.batches import mask_of
 from everswarm.server.feedback.drafting import FEEDBACK_COLUMNS, INTERACTION_COLUMNS, Incoming, Submission
 from everswarm.server.feedback.ingest import Ingest
+from everswarm.server.feedback.scrubbing import text_mask
 from everswarm.server.feedback.storing import Outcome
 from everswarm.server.feedback.tables import erased, feedback, interactions
 from everswarm.server.migrations.tables import load_all_tables
@@ -42,9 +44,13 @@ def record(id_: str = "item-1", **values: Any) -> JudgedInteraction:
     return JudgedInteraction.model_validate({"id": id_, **said, **values})
 
 
-def submission(*records: JudgedInteraction, device: str = "dev-1", sender: str = "key-1") -> Submission:
+def submission(
+    *records: JudgedInteraction, device: str = "dev-1", sender: str = "key-1", size_bytes: int = 0
+) -> Submission:
     items = [Incoming(one, device, one.timestamp) for one in records]
-    return Submission(items, source="device", sender=sender, sender_label="a phone", only_device=device)
+    return Submission(
+        items, source="device", sender=sender, sender_label="a phone", only_device=device, size_bytes=size_bytes
+    )
 
 
 def rows(database: Database, table: Any = interactions) -> list[Any]:
@@ -105,8 +111,8 @@ async def test_all_that_waits_goes_into_one_transaction(
         first = asyncio.create_task(ingest.store(submission(record("first"))))
         await asyncio.sleep(0.05)
         others = [
-            asyncio.create_task(ingest.store(submission(record(f"i-{number}"), sender=f"key-{number}")))
-            for number in range(20)
+            asyncio.create_task(ingest.store(submission(record(f"i-{n}"), device=f"dev-{n}", sender=f"key-{n}")))
+            for n in range(1, 21)
         ]
         await asyncio.sleep(0.05)
     assert await asyncio.gather(first, *others) == [Outcome(1)] * 21
@@ -158,19 +164,79 @@ async def test_one_id_in_two_submissions_of_one_group_is_stored_once(ingest: Ing
 
 
 async def test_fault_of_one_submission_is_its_own(database: Database):
-    def mask(one: JudgedInteraction) -> JudgedInteraction:
-        if one.id == "b":
+    def mask(text: str) -> str:
+        if text == "odd":
             raise RuntimeError("cannot be masked")
-        return one
+        return text
 
-    ingest = Ingest(database, mask=mask)
+    masked = opened_again(database, mask)
+    ingest = Ingest(masked)
     with writer_busy(database):
-        tasks = [asyncio.create_task(ingest.store(submission(record(id_)))) for id_ in ("x", "a", "b", "c")]
+        wanted = [record("x"), record("a"), record("b", response="odd"), record("c")]
+        tasks = [asyncio.create_task(ingest.store(submission(one))) for one in wanted]
         await asyncio.sleep(0.05)
     found = await asyncio.gather(*tasks, return_exceptions=True)
     await ingest.stop()
+    masked.close()
     assert [str(one) for one in found if isinstance(one, Exception)] == ["cannot be masked"]
     assert [row.id for row in rows(database)] == ["a", "c", "x"]
+
+
+# --- whose a device's id is
+
+
+def key_sender(database: Database) -> tuple[str, str]:
+    """Make a device's key; return its id, and the name of its sender."""
+    made = create_key(database, scope=Scope.DEVICE, label="a phone")
+    return made.id, Principal(key_id=made.id, scope=Scope.DEVICE, label=made.label).user
+
+
+@on_both_databases
+async def test_device_id_belongs_to_its_first_sender_as_long_as_that_key_is_valid(ingest: Ingest, database: Database):
+    (first_id, first), (_, second) = key_sender(database), key_sender(database)
+    assert await ingest.store(submission(record("a"), sender=first)) == Outcome(1)
+    with pytest.raises(ForbiddenError) as refused:
+        await ingest.store(submission(record("b"), sender=second))
+    assert str(refused.value) == (
+        "The device id 'dev-1' belongs to another key. Choose another id for this device, or have that key revoked: "
+        "everswarm keys revoke."
+    )
+    assert await ingest.store(submission(record("c"), sender=first)) == Outcome(1)
+    revoke_key(database, first_id)
+    assert await ingest.store(submission(record("b"), sender=second)) == Outcome(1)
+    assert [(row.id, row.sender) for row in rows(database)] == [("a", first), ("b", second), ("c", first)]
+
+
+@on_both_databases
+async def test_device_id_of_two_keys_at_once_is_of_one(ingest: Ingest, database: Database):
+    wanted = [submission(record(id_), sender=key_sender(database)[1]) for id_ in ("a", "b")]
+    found = await asyncio.gather(*map(ingest.store, wanted), return_exceptions=True)
+    assert found[0] == Outcome(1) and isinstance(found[1], ForbiddenError)
+
+
+async def test_records_that_an_admin_or_a_file_brings_take_no_device_its_id(ingest: Ingest, database: Database):
+    made = create_key(database, scope=Scope.ADMIN, label="admin")
+    admin = Principal(key_id=made.id, scope=Scope.ADMIN, label="admin").user
+    brought = [Incoming(record("a"), "dev-1", MOMENT)]
+    await ingest.store(Submission(brought, source="device", sender=admin))
+    store_batch(database, [record("b")], source="import")
+    _, first = key_sender(database)
+    assert await ingest.store(submission(record("c"), sender=first)) == Outcome(1)
+    again = [Incoming(record("d"), "dev-1", MOMENT)]
+    assert await ingest.store(Submission(again, source="device", sender=admin)) == Outcome(1)
+
+
+async def test_device_id_that_was_given_away_after_an_erasure_is_no_longer_the_first_senders(
+    ingest: Ingest, database: Database
+):
+    (_, first), (_, second) = key_sender(database), key_sender(database)
+    await ingest.store(submission(record("a"), sender=first))
+    with database.transaction() as connection:
+        connection.execute(feedback.delete())
+        connection.execute(interactions.delete())
+    assert await ingest.store(submission(record("b"), sender=second)) == Outcome(1)
+    with pytest.raises(ForbiddenError, match="belongs to another key"):
+        await ingest.store(submission(record("c"), sender=first))
 
 
 # --- when it cannot be stored
@@ -211,6 +277,38 @@ async def test_too_much_that_waits_is_refused(ingest: Ingest, database: Database
             await ingest.store(submission(record("c")))
     assert await asyncio.gather(*tasks) == [Outcome(1)] * 2
     assert await ingest.store(submission(record("c"))) == Outcome(1)
+
+
+async def test_too_many_bytes_that_wait_are_refused(
+    ingest: Ingest, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ingest_module, "MAX_WAITING_BYTES", 2_000_000)
+    with writer_busy(database):
+        tasks = [asyncio.create_task(ingest.store(submission(record(id_), size_bytes=1_000_000))) for id_ in ("a", "b")]
+        await asyncio.sleep(0)
+        with pytest.raises(UnavailableError, match="the most is 2 MB"):
+            await ingest.store(submission(record("c"), size_bytes=1))
+    assert await asyncio.gather(*tasks) == [Outcome(1)] * 2
+    alone = submission(record("c"), size_bytes=2_000_001)  # whoever allows such bodies gets them stored, one by one
+    assert await ingest.store(alone) == Outcome(1)
+
+
+async def test_group_is_closed_by_its_bytes(ingest: Ingest, database: Database, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ingest_module, "GROUP_BYTES", 200)
+    groups: list[int] = []
+    store = ingest_module.store_together
+
+    def counted(connection: Any, drafted: Any, **options: Any) -> Any:
+        groups.append(len(drafted))
+        return store(connection, drafted, **options)
+
+    monkeypatch.setattr(ingest_module, "store_together", counted)
+    with writer_busy(database):
+        wanted = [submission(record(f"i-{number}"), size_bytes=100) for number in range(9)]
+        tasks = [asyncio.create_task(ingest.store(one)) for one in wanted]
+        await asyncio.sleep(0.05)
+    assert await asyncio.gather(*tasks) == [Outcome(1)] * 9
+    assert sum(groups) == 9 and max(groups) == 2
 
 
 async def test_stop_stores_what_waits_and_takes_nothing_more(ingest: Ingest, database: Database):
@@ -298,8 +396,18 @@ async def test_erased_ids_do_not_come_back(ingest: Ingest, database: Database):
     assert [row.id for row in rows(database)] == ["a"]
 
 
+def opened_again(database: Database, mask: Any) -> Database:
+    """Open the same database with a mask."""
+    return Database(
+        database.engine.url.render_as_string(hide_password=False),
+        key_file=Path(str(database.engine.url.database)).with_name("text.key"),
+        mask=mask,
+    )
+
+
 async def test_personal_data_is_masked_before_it_is_stored_and_known_again(database: Database):
-    ingest = Ingest(database, mask=mask_of(FeedbackSettings(raw_text="none")))
+    masked = opened_again(database, text_mask(FeedbackSettings(raw_text="none")))
+    ingest = Ingest(masked)
     mail = "Write to ann@example.org"
     private = record(
         messages=[{"role": "user", "content": mail}],
@@ -311,10 +419,10 @@ async def test_personal_data_is_masked_before_it_is_stored_and_known_again(datab
     assert await ingest.store(submission(private)) == Outcome(1)
     assert await ingest.store(submission(private)) == Outcome(0, 1)
     await ingest.stop()
+    masked.close()
     (asked,), (judged,) = rows(database), rows(database, feedback)
     assert (asked.messages[0]["content"], asked.response) == ("Write to [EMAIL_1]",) * 2
     assert (judged.correction, judged.better_than) == ("[EMAIL_1] or [EMAIL_2]", ["Write to [EMAIL_1]"])
-    assert mask_of(FeedbackSettings()) is None
 
 
 # --- once each

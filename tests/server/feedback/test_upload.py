@@ -23,6 +23,9 @@ from everswarm.schemas.sync import TrainingFeedback
 from everswarm.server import app as app_module
 from everswarm.server.auth import create_key
 from everswarm.server.feedback.batches import upload_of
+from everswarm.server.feedback.drafting import Submission
+from everswarm.server.feedback.ingest import Ingest
+from everswarm.server.feedback.rate import RecordLimit
 from everswarm.server.feedback.upload import FEEDBACK_PATH, _Item, read_upload, unpacked
 from everswarm.settings import EngineSettings, FeedbackSettings, Settings
 
@@ -102,6 +105,16 @@ def test_other_encodings_are_a_415_that_names_gzip(client: TestClient):
     answer = client.post(FEEDBACK_PATH, content=b"x", headers={"Content-Encoding": "br"})
     assert (answer.status_code, answer.headers["Accept-Encoding"]) == (415, "gzip")
     assert "'br'" in answer.json()["detail"]
+
+
+def test_gzip_of_very_many_members_is_a_400_that_says_so(client: TestClient):
+    plain = json.dumps(batch(item(1))).encode()
+    empty, whole = gzip.compress(b""), gzip.compress(plain)
+    assert unpacked(whole + empty * 99, limit_bytes=LIMIT_BYTES) == plain
+    answer = client.post(FEEDBACK_PATH, content=whole + empty * 100, headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 400
+    assert "more than 100 gzip members" in answer.json()["detail"]
+    assert stored(client) == {}
 
 
 @given(st.binary(max_size=3000), st.integers(0, 3000), st.integers(1, 3))
@@ -234,6 +247,50 @@ def test_device_over_its_limit_is_told_when_to_come_back(client: TestClient, app
     assert "1,000 records an hour" in answer.json()["detail"]
     headers = admin(client, app)
     assert [client.post(FEEDBACK_PATH, json=big, headers=headers).status_code for _ in range(4)] == [200] * 4
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"[", {}, 422),
+        (b"not gzip", {"Content-Encoding": "gzip"}, 400),
+        (gzip.compress(b" " * 2 * LIMIT_BYTES), {"Content-Encoding": "gzip"}, 413),
+        (b"x", {"Content-Encoding": "br"}, 415),
+    ],
+)
+def test_body_that_cannot_be_read_costs_a_record(
+    client: TestClient, app: FastAPI, body: bytes, headers: dict[str, str], status: int
+):
+    app.state.record_limit = RecordLimit(3, clock=lambda: 0.0)
+    answers = [client.post(FEEDBACK_PATH, content=body, headers=headers).status_code for _ in range(4)]
+    assert answers == [status] * 3 + [429]
+    headers = {**headers, **admin(client, app)}
+    assert {client.post(FEEDBACK_PATH, content=body, headers=headers).status_code for _ in range(4)} == {status}
+
+
+def test_upload_tells_how_long_its_body_was_unpacked(client: TestClient, monkeypatch: pytest.MonkeyPatch):
+    sizes: list[int] = []
+    store = Ingest.store
+
+    async def noted(self: Ingest, submission: Submission) -> Any:
+        sizes.append(submission.size_bytes)
+        return await store(self, submission)
+
+    monkeypatch.setattr(Ingest, "store", noted)
+    plain = json.dumps(batch(item(1), {})).encode()  # one that is read item by item
+    client.post(FEEDBACK_PATH, content=plain)
+    client.post(FEEDBACK_PATH, content=gzip.compress(plain), headers={"Content-Encoding": "gzip"})
+    short = json.dumps(batch(item(2))).encode()
+    client.post(FEEDBACK_PATH, content=short)
+    assert sizes == [len(plain), len(plain), len(short)]
+
+
+def test_admin_may_send_for_the_device_of_a_key(client: TestClient, app: FastAPI):
+    assert client.post(FEEDBACK_PATH, json=batch(item(1))).json()["stored"] == 1
+    assert client.post(FEEDBACK_PATH, json=batch(item(2)), headers=admin(client, app)).json()["stored"] == 1
+    assert client.post(FEEDBACK_PATH, json=batch(item(3))).json()["stored"] == 1
+    other = {"Authorization": f"Bearer {create_key(app.state.database, scope=Scope.DEVICE, label='other').key}"}
+    assert client.post(FEEDBACK_PATH, json=batch(item(4)), headers=other).status_code == 403
 
 
 def test_route_is_documented_and_needs_a_device_key(client: TestClient, app: FastAPI):

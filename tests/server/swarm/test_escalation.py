@@ -28,11 +28,12 @@ from everswarm.server.feedback import (
     record_interaction,
     stats,
 )
+from everswarm.server.feedback.scrubbing import text_mask
 from everswarm.server.feedback.tables import feedback, interactions
 from everswarm.server.fleet.service import enrol_device
 from everswarm.server.swarm.escalation import AnsweredEscalation, Escalations
 from everswarm.server.swarm.recording import Asker
-from everswarm.settings import EndpointSettings, Settings
+from everswarm.settings import EndpointSettings, FeedbackSettings, Settings
 
 on_both_databases = pytest.mark.parametrize(
     "database", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
@@ -109,6 +110,7 @@ def upload(database: Database, id_: str = "q1", principal: Principal = PHONE, **
     batch = TrainingFeedback(device_id="phone-1", interactions=[item], timestamp="2026-01-02T03:04:05Z")
     accepted = accept_training_feedback(database, principal, batch)
     assert accepted.rejected == []
+    assert accepted.stored + accepted.duplicates + len(accepted.conflicts) == 1
     return accepted.stored, accepted.duplicates
 
 
@@ -318,11 +320,65 @@ async def test_upload_that_names_no_model_is_of_the_same_interaction(database, e
     assert frozen(database)[0].rating == 2
 
 
-async def test_upload_by_another_key_or_with_other_words_judges_nothing(database, escalate):
+@on_both_databases
+async def test_upload_by_another_key_or_with_other_words_judges_nothing_and_is_a_conflict(database, escalate):
     await escalate()
-    assert upload(database, principal=OTHER, rating=1) == (0, 1)
-    assert upload(database, response="other words", rating=1) == (0, 1)
+    assert upload(database, principal=OTHER, rating=1) == (0, 0)
+    assert upload(database, response="other words", rating=1) == (0, 0)
+    assert upload(database, messages=QUESTION * 2, rating=1) == (0, 0)
     assert frozen(database)[0].rating is None
+    assert upload(database, rating=1) == (0, 1)
+
+
+@on_both_databases
+async def test_upload_that_was_escalated_later_is_a_duplicate_and_with_other_words_a_conflict(database, escalate):
+    upload(database, rating=2, consent=True)
+    await escalate()
+    assert upload(database, rating=2, consent=True) == (0, 1)
+    assert upload(database, response="other words", rating=2, consent=True) == (0, 0)
+    assert upload(database, principal=OTHER, rating=2, consent=True) == (0, 1)  # word for word, so nothing is lost
+
+
+async def test_upload_of_an_empty_answer_is_of_the_escalation_that_had_none(database, escalate):
+    await escalate(attempt=None)
+    assert upload(database, response="", rating=1) == (0, 1)
+    assert frozen(database)[0].rating == 1
+
+
+async def test_upload_under_the_id_of_an_answer_of_this_server_is_a_conflict_unless_it_says_the_same(
+    database, escalate
+):
+    answer = await escalate()
+    said = {"id_": answer.interaction_id, "response": "3000 m", "model": None}
+    assert upload(database, **said, rating=1) == (0, 1)
+    assert upload(database, **{**said, "response": "300 m"}, rating=1) == (0, 0)
+    assert upload(database, **{**said, "model": "tiny@v1"}, rating=1) == (0, 0)
+    assert upload(database, **said, principal=OTHER, rating=1) == (0, 0)
+
+
+@on_both_databases
+async def test_masked_escalation_is_known_again_and_takes_its_judgement(database, tmp_path):
+    masked = Database(
+        database.engine.url.render_as_string(hide_password=False),
+        key_file=tmp_path / "another.key",
+        mask=text_mask(FeedbackSettings(raw_text="none")),
+    )
+    swarm = ScriptedSwarm(masked)
+    private = {"messages": [{"role": "user", "content": "Write to ann@example.org"}], "attempt": "To ann@example.org?"}
+
+    def escalate(**values: Any) -> Any:
+        return Escalations(masked).escalate(escalation(**values), asker=Asker(PHONE.user), answer=swarm)
+
+    first = await escalate(**private)
+    assert await escalate(**private) == first
+    with pytest.raises(ConflictError):
+        await escalate(**{**private, "attempt": "300 m"})
+    said = {"messages": private["messages"], "response": private["attempt"]}
+    assert upload(masked, **said, rating=2, consent=True) == (0, 1)
+    assert upload(masked, **{**said, "response": "300 m"}, rating=2) == (0, 0)
+    (found,) = frozen(masked)
+    assert (found.messages[0].content, found.response, found.rating) == ("Write to [EMAIL_1]", "To [EMAIL_1]?", 2)
+    masked.close()
 
 
 @on_both_databases

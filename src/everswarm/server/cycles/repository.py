@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, select, update
+from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Connection, Row, delete, select, true, update
 
+from everswarm.schemas.artifact import Artifact
 from everswarm.schemas.job import Cycle, CycleParameters, Progress, Spent, Stage, StageStatus
 from everswarm.server.cycles.tables import cycles, stages
 from everswarm.server.database import insert_ignore, take_turns
+from everswarm.server.feedback.tables import erased
 
 
 def insert_cycle(
@@ -118,6 +121,49 @@ def delete_unfinished_stages(connection: Connection, cycle_id: str) -> None:
     connection.execute(delete(stages).where(stages.c.cycle_id == cycle_id, stages.c.state != "done"))
 
 
+def delete_stages(connection: Connection, cycle_id: str) -> None:
+    """Forget all stages of a cycle, so that a retry begins it anew."""
+    connection.execute(delete(stages).where(stages.c.cycle_id == cycle_id))
+
+
+def erased_since(connection: Connection, moment: datetime) -> bool:
+    """Say whether anything was erased at `moment` or later. Who has the turn "cycles" misses no erasure."""
+    later = select(erased.c.fingerprint).where(erased.c.erased_at >= moment)
+    return connection.execute(later.limit(1)).first() is not None
+
+
+def snapshot_is_stale(connection: Connection, cycle_id: str) -> bool:
+    """Say whether something was erased after the cycle's snapshot was frozen."""
+    row = find_stage(connection, stage_id(cycle_id, Stage.SNAPSHOT))
+    return row is not None and row.finished_at is not None and erased_since(connection, row.finished_at)
+
+
+def artifacts_of(connection: Connection, cycle_id: str) -> set[Artifact]:
+    """Return what the stages of a cycle made, or go on from."""
+    return _named_in(connection, stages.c.cycle_id == cycle_id)
+
+
+def artifacts_of_others(connection: Connection, cycle_id: str | None) -> set[Artifact]:
+    """Return what the stages of all other cycles made, or go on from; of all cycles where `cycle_id` is None."""
+    return _named_in(connection, true() if cycle_id is None else stages.c.cycle_id != cycle_id)
+
+
+def artifacts_in(value: Any) -> Iterator[Artifact]:
+    """Yield every artifact that a stored record names, however deep."""
+    if isinstance(value, list):
+        for item in value:
+            yield from artifacts_in(item)
+    elif isinstance(value, dict):
+        if value.keys() == Artifact.model_fields.keys():
+            try:
+                yield Artifact.model_validate(value)
+            except ValidationError:  # of a version that knew other kinds
+                return
+        else:
+            for item in value.values():
+                yield from artifacts_in(item)
+
+
 def results_of(connection: Connection, cycle_id: str) -> dict[str, Any]:
     """Return the records of the finished stages by stage name."""
     query = select(stages.c.stage, stages.c.result).where(stages.c.cycle_id == cycle_id, stages.c.state == "done")
@@ -136,6 +182,11 @@ def latest_result(connection: Connection, stage: Stage, *, role: str) -> dict[st
         if row.parameters["role"] == role:
             return dict(row.result)
     return None
+
+
+def _named_in(connection: Connection, which: ColumnElement[bool]) -> set[Artifact]:
+    rows = connection.execute(select(stages.c.result, stages.c.checkpoint).where(which))
+    return {artifact for row in rows for value in row for artifact in artifacts_in(value)}
 
 
 def _with_stages(connection: Connection, rows: Iterable[Row[Any]]) -> list[Cycle]:

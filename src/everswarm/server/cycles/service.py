@@ -14,10 +14,11 @@ from everswarm.identifiers import new_id
 from everswarm.llm.pull import KNOWN_MODELS
 from everswarm.schemas.job import Cycle, CycleParameters
 from everswarm.server.cycles import repository
-from everswarm.server.cycles.stages import check_enough_feedback
+from everswarm.server.cycles.stages import begin_anew, check_enough_feedback
 from everswarm.server.database import Database, take_turns
 from everswarm.server.home import create_private_file
 from everswarm.server.registry.service import ArtifactStore
+from everswarm.server.registry.storage import open_storage
 from everswarm.settings import Settings
 
 ROLE_CHARACTERS = 50  # what a release has room for
@@ -76,7 +77,10 @@ class CycleService:
         return self.cycle(cycle_id)
 
     def retry(self, cycle_id: str) -> Cycle:
-        """Go on with a failed or cancelled cycle: finished stages stay, the others are done anew."""
+        """Go on with a failed or cancelled cycle: finished stages stay, the others are done anew.
+
+        Where something was erased after its snapshot all are: what was made of that is deleted.
+        """
         with self.database.transaction() as connection:
             take_turns(connection, "cycles")
             cycle = self._existing(repository.find_cycle(connection, cycle_id), cycle_id)
@@ -86,7 +90,10 @@ class CycleService:
                 )
             self._refuse_second(running=repository.running_cycles(connection), role=cycle.parameters.role)
             attempt = repository.attempt_of(connection, cycle_id) + 1
-            repository.delete_unfinished_stages(connection, cycle_id)
+            if repository.snapshot_is_stale(connection, cycle_id):
+                begin_anew(connection, open_storage(self.settings.artifacts_root), cycle_id)
+            else:
+                repository.delete_unfinished_stages(connection, cycle_id)
             repository.update_cycle(
                 connection, cycle_id, state="running", reason=None, finished_at=None, attempt=attempt
             )
@@ -134,6 +141,7 @@ class CycleService:
             context = workflow.Context(
                 database=self.database,
                 artifacts=self.artifacts,
+                storage=open_storage(self.settings.artifacts_root),
                 margin=self.settings.cycle.margin,
                 scrubber=self.settings.feedback.scrubber,
                 start_scheduled=self._start_scheduled,

@@ -6,6 +6,7 @@ Each is idempotent: done twice, after a crash, it gives the same record.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,95 @@ from everswarm.server.feedback.freezing import Tally, frozen_interactions
 from everswarm.server.feedback.reviews.service import store_suspicions
 from everswarm.server.feedback.scrubbing import scrubber_of
 from everswarm.server.fleet.service import latest_release, publish_release
+from everswarm.server.registry.datasets import kept_datasets
+from everswarm.server.registry.repository import forget_artifact
 from everswarm.server.registry.service import ArtifactStore
+from everswarm.server.registry.storage import Storage
 from everswarm.settings import ScrubberName
 
 MINIMUM_PEOPLE = 3  # training, validation and test share nobody
+FREEZES_LIMIT = 5  # in one attempt; an erasure while a snapshot is taken makes another one necessary
+# what holds texts, or says whose they are; weights stay
+OF_ONE_SNAPSHOT = frozenset(
+    {
+        ArtifactKind.SNAPSHOT,
+        ArtifactKind.DATASET,
+        ArtifactKind.MEMBERS,
+        ArtifactKind.SUSPICIONS,
+        ArtifactKind.SOFT_TARGETS,
+        ArtifactKind.CHECKPOINT,
+    }
+)
+
+
+def freeze(
+    database: Database,
+    artifacts: ArtifactStore,
+    storage: Storage,
+    cycle_id: str,
+    *,
+    attempt: int,
+    scrubber: ScrubberName,
+) -> None:
+    """Record the snapshot of a cycle, once; one that an erasure overtook is thrown away and taken anew.
+
+    Raises:
+        StageFailedError: the cycle was cancelled or retried, or something was erased during each of 5 snapshots.
+    """
+    with database.transaction() as connection:
+        parameters = parameters_under_way(connection, cycle_id, attempt=attempt)
+        begun = datetime.now(UTC)  # we have the turn: an erasure has ended, or comes later and is dated later
+        repository.insert_stage(connection, cycle_id, Stage.SNAPSHOT, state="running", inputs={}, created_at=begun)
+        if Stage.SNAPSHOT in repository.results_of(connection, cycle_id):
+            return
+    for _ in range(FREEZES_LIMIT):
+        snapshot = take_snapshot(
+            database, artifacts, role=parameters.role, student=parameters.student, scrubber=scrubber
+        )
+        with database.transaction() as connection:
+            parameters_under_way(connection, cycle_id, attempt=attempt)
+            now = datetime.now(UTC)
+            if not repository.erased_since(connection, begun):
+                done = snapshot.model_dump(mode="json")
+                job_id = repository.stage_id(cycle_id, Stage.SNAPSHOT)
+                repository.update_stage(connection, job_id, state="done", result=done, finished_at=now)
+                return
+            forget_files(connection, storage, {snapshot.data.sha256}, cycle_id=cycle_id)
+        begun = now
+    raise StageFailedError(
+        f"Something was erased while the feedback was frozen, {FREEZES_LIMIT} times running, so there is no snapshot. "
+        f"When the erasing is over: everswarm cycle retry {cycle_id}"
+    )
+
+
+def begin_anew(connection: Connection, storage: Storage, cycle_id: str) -> None:
+    """Forget all stages of a cycle and delete the files that came of its snapshot: something in it was erased."""
+    made = repository.artifacts_of(connection, cycle_id)
+    stale = {artifact.sha256 for artifact in made if artifact.kind in OF_ONE_SNAPSHOT}
+    forget_files(connection, storage, stale, cycle_id=cycle_id)
+    repository.delete_stages(connection, cycle_id)
+
+
+def forget_files(
+    connection: Connection,
+    storage: Storage,
+    digests: Collection[str],
+    *,
+    cycle_id: str | None = None,
+    dataset: str | None = None,
+) -> None:
+    """Delete artifacts that no cycle but `cycle_id` and no dataset without a cycle but the one called `dataset` needs.
+
+    Afterwards nothing would name them, so no erasure could find them.
+    """
+    needed = {artifact.sha256 for artifact in repository.artifacts_of_others(connection, cycle_id)}
+    for kept in kept_datasets(connection, storage):
+        if kept.name != dataset:
+            needed.update(kept.dataset.card.parents)
+            needed |= {artifact.sha256 for artifact in repository.artifacts_in(kept.dataset.model_dump(mode="json"))}
+    for sha256 in set(digests) - needed:
+        storage.delete(sha256)  # first: what is cut off here is done again
+        forget_artifact(connection, sha256)
 
 
 def take_snapshot(

@@ -18,9 +18,10 @@ from everswarm.errors import StageFailedError
 from everswarm.schemas.artifact import ArtifactKind
 from everswarm.schemas.job import WORKER_STAGES, Stage
 from everswarm.server.cycles import repository
-from everswarm.server.cycles.stages import conclude, parameters_under_way, queue_for_review, take_snapshot
+from everswarm.server.cycles.stages import conclude, freeze, parameters_under_way, queue_for_review
 from everswarm.server.database import Database
 from everswarm.server.registry.service import ArtifactStore
+from everswarm.server.registry.storage import Storage
 from everswarm.settings import ScrubberName
 
 WORKFLOW_VERSION = "1"  # pinned: DBOS recovers only workflows of its own version, and a deploy must not strand them
@@ -38,6 +39,7 @@ class Context:
 
     database: Database
     artifacts: ArtifactStore
+    storage: Storage  # of the same artifacts
     margin: float
     scrubber: ScrubberName
     start_scheduled: Callable[[], None]
@@ -135,30 +137,7 @@ def scheduled_step() -> None:
 def snapshot_step(cycle_id: str, attempt: int) -> None:
     """Freeze the feedback, once."""
     context = _current()
-    with context.database.transaction() as connection:
-        parameters = parameters_under_way(connection, cycle_id, attempt=attempt)
-        repository.insert_stage(
-            connection, cycle_id, Stage.SNAPSHOT, state="running", inputs={}, created_at=datetime.now(UTC)
-        )
-        done = repository.results_of(connection, cycle_id).get(Stage.SNAPSHOT)
-    if done is not None:
-        return
-    snapshot = take_snapshot(
-        context.database,
-        context.artifacts,
-        role=parameters.role,
-        student=parameters.student,
-        scrubber=context.scrubber,
-    )
-    with context.database.transaction() as connection:
-        parameters_under_way(connection, cycle_id, attempt=attempt)
-        repository.update_stage(
-            connection,
-            repository.stage_id(cycle_id, Stage.SNAPSHOT),
-            state="done",
-            result=snapshot.model_dump(mode="json"),
-            finished_at=datetime.now(UTC),
-        )
+    freeze(context.database, context.artifacts, context.storage, cycle_id, attempt=attempt, scrubber=context.scrubber)
 
 
 @DBOS.step(name="work")

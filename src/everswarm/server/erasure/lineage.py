@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
-from pydantic import ValidationError
 from sqlalchemy import Connection, select
 
 from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.erasure import Seen
 from everswarm.schemas.job import Stage
+from everswarm.server.cycles.repository import artifacts_in
 from everswarm.server.cycles.tables import cycles, stages
 from everswarm.server.database import Database
 from everswarm.server.erasure import repository
@@ -98,9 +98,7 @@ class _Made(NamedTuple):
         columns = (stages.c.stage, stages.c.state, stages.c.result, stages.c.checkpoint, stages.c.finished_at)
         rows = connection.execute(select(*columns).where(stages.c.cycle_id == cycle_id)).all()
         results = {row.stage: row.result for row in rows if row.state == "done" and row.result is not None}
-        named = [
-            artifact for row in rows for value in (row.result, row.checkpoint) for artifact in _artifacts_in(value)
-        ]
+        named = [artifact for row in rows for value in (row.result, row.checkpoint) for artifact in artifacts_in(value)]
         return cls(results, tuple(named), {row.stage: row.finished_at for row in rows})
 
     @classmethod
@@ -108,13 +106,13 @@ class _Made(NamedTuple):
         """Return what a dataset without a cycle is made of, as if two stages had made it."""
         snapshot = None if kept.snapshot is None else kept.snapshot.model_dump(mode="json")
         curated = kept.dataset.model_dump(mode="json")
-        named = tuple(_artifacts_in([snapshot, curated]))
+        named = tuple(artifacts_in([snapshot, curated]))
         results = {Stage.SNAPSHOT.value: {"data": snapshot}, Stage.CURATE.value: curated}
         return cls(results, named, dict.fromkeys(results, kept.made_at))
 
     def first(self, stage: Stage, name: str) -> Artifact | None:
         """Return the artifact that a stage's record has under `name`."""
-        return next(_artifacts_in(self.results.get(stage, {}).get(name)), None)
+        return next(artifacts_in(self.results.get(stage, {}).get(name)), None)
 
 
 class _Source(NamedTuple):
@@ -234,19 +232,3 @@ def _files_with_texts(seen: Seen, made: _Made) -> set[str]:
     kinds = OF_SNAPSHOTS | OF_DATASETS if seen.dataset is not None else OF_SNAPSHOTS
     files = {artifact.sha256 for artifact in made.artifacts if artifact.kind in kinds}
     return files | {seen.evaluation} if seen.evaluation is not None else files
-
-
-def _artifacts_in(value: Any) -> Iterator[Artifact]:
-    """Yield every artifact that a stored record names, however deep."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _artifacts_in(item)
-    elif isinstance(value, dict):
-        if value.keys() == Artifact.model_fields.keys():
-            try:
-                yield Artifact.model_validate(value)
-            except ValidationError:  # of a version that knew other kinds
-                return
-        else:
-            for item in value.values():
-                yield from _artifacts_in(item)

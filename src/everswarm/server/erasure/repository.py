@@ -22,9 +22,11 @@ from sqlalchemy import (
     update,
 )
 
+from everswarm.schemas.artifact import ArtifactKind
 from everswarm.schemas.job import Stage
 from everswarm.server.batches.tables import batches
 from everswarm.server.batches.tables import files as batch_files
+from everswarm.server.cycles.repository import erased_since
 from everswarm.server.cycles.tables import stages
 from everswarm.server.database import insert_ignore
 from everswarm.server.documents.tables import PASSAGE_INDEX, document_passages, documents
@@ -33,12 +35,14 @@ from everswarm.server.feedback.repository import erased_among
 from everswarm.server.feedback.tables import erased, feedback, interactions, review_decisions, reviews
 from everswarm.server.fleet.tables import devices
 from everswarm.server.gateway.tables import usage
+from everswarm.server.registry.datasets import NAME_PREFIX
 from everswarm.server.registry.service import ERASED_PREFIX
 from everswarm.server.registry.tables import artifacts
 from everswarm.server.sealing import Seal, seal_of
 from everswarm.server.threads.tables import thread_turns, threads
 
 NAME_CHARACTERS = 200  # of an artifact
+TOUCHED = b"touched\0"  # no id begins so: these marks refuse no upload
 
 
 def delete_interactions(connection: Connection, ids: Sequence[str], *, now: datetime) -> Counter[str]:
@@ -107,6 +111,34 @@ def delete_quotations(connection: Connection, ids: Iterable[str]) -> int:
     return count
 
 
+def mark_touched(connection: Connection, ids: Iterable[str], *, now: datetime) -> None:
+    """Remember that something was taken from what was said of `ids`, which stay: what was frozen before is stale."""
+    for some in in_portions(sorted(ids)):
+        marks = _touched(connection, some)
+        connection.execute(delete(erased).where(erased.c.fingerprint.in_(marks)))
+        insert_ignore(connection, erased, [{"fingerprint": mark, "erased_at": now} for mark in marks])
+
+
+def touched_among(connection: Connection, ids: Sequence[str], *, since: datetime) -> int:
+    """Return of how many of `ids` something was taken at `since` or later, as `mark_touched` remembers."""
+    if not erased_since(connection, since):
+        return 0
+    recent = select(func.count()).select_from(erased).where(erased.c.erased_at >= since)
+    count = 0
+    for some in in_portions(ids):
+        count += connection.execute(recent.where(erased.c.fingerprint.in_(_touched(connection, some)))).scalar_one()
+    return count
+
+
+def frozen_so_far(connection: Connection) -> set[str]:
+    """Return what names all that was ever frozen: snapshots of cycles, and records of datasets without one."""
+    snapshots = and_(stages.c.stage == Stage.SNAPSHOT.value, stages.c.state == "done")
+    found = connection.execute(select(stages.c.id, stages.c.finished_at).where(snapshots))
+    records = select(artifacts.c.sha256).where(artifacts.c.kind == ArtifactKind.RECORD.value)
+    kept = connection.execute(records.where(artifacts.c.name.like(f"{NAME_PREFIX}%"))).scalars()
+    return {f"{row.id} {row.finished_at}" for row in found} | set(kept)
+
+
 def due_by_wish(connection: Connection, now: datetime, *, limit: int) -> list[str]:
     """Return interactions that who asked wanted kept until now, and no longer."""
     wanted = select(interactions.c.id).where(interactions.c.expires_at <= now)
@@ -167,6 +199,11 @@ def _delete_judgements(connection: Connection, ids: Sequence[str]) -> Counter[st
             "judgements": _delete(connection, feedback, names_one),
         }
     )
+
+
+def _touched(connection: Connection, ids: Iterable[str]) -> list[bytes]:
+    seal = seal_of(connection.dialect)
+    return [seal.fingerprint(TOUCHED + name.encode()) for name in ids]
 
 
 def _rename_reviewers(connection: Connection, names: Collection[str], seal: Seal) -> None:

@@ -1,4 +1,8 @@
-"""Erasing what has become too old, by the wish of who asked or by `settings.feedback.keep_days`."""
+"""Erasing what has become too old, by the wish of who asked or by `settings.feedback.keep_days`.
+
+Rows go, and what quotes them in the results of evaluations. The files of earlier cycles, and of datasets without one,
+that hold it stay: they go when somebody in them is erased by name.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ from everswarm.errors import EverswarmError
 from everswarm.server.database import Database
 from everswarm.server.erasure import repository
 from everswarm.server.erasure.overwriting import empty_log, overwriting
-from everswarm.server.erasure.service import delete_erased_files
-from everswarm.server.erasure.subject import Subject, ids_of, of_interactions
+from everswarm.server.erasure.service import begin_erasing, delete_erased_files
+from everswarm.server.erasure.subject import Subject, ids_of, of_interactions, touched_by
 from everswarm.server.registry.storage import open_storage
 from everswarm.settings import Settings
 
@@ -96,8 +100,13 @@ def _expire_some(database: Database, now: datetime, keep_days: int) -> int:
         if not _due(connection, now, keep_days).ids:
             return 0
     with database.transaction() as connection, overwriting(connection):
-        ids = ids_of(connection, _due(connection, now, keep_days))
-        repository.delete_interactions(connection, ids, now=now)
+        erased_at = begin_erasing(connection)
+        due = _due(connection, now, keep_days)
+        ids = ids_of(connection, due)
+        touched = touched_by(connection, due, ids)
+        repository.delete_interactions(connection, ids, now=erased_at)
+        repository.mark_touched(connection, touched - set(ids), now=erased_at)
+        repository.delete_quotations(connection, {*ids, *touched})
     return len(ids)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
-from everswarm.errors import BadRequestError, NotFoundError
+from everswarm.errors import BadRequestError, ConflictError, NotFoundError
 from everswarm.schemas.erasure import ErasedCounts, Erasure
 from everswarm.server.auth.principal import Principal
 from everswarm.server.cycles.tables import cycles
@@ -30,6 +30,8 @@ from everswarm.server.erasure.subject import (
 )
 from everswarm.server.gateway.cache import AnswerCache
 from everswarm.server.registry.storage import Storage
+
+LOOKS_LIMIT = 5  # at all files, in one erasure
 
 
 def erase(
@@ -59,24 +61,56 @@ def erase(
 
     Raises:
         BadRequestError: not exactly one of `user`, `device`, `interaction` and `key`.
+        ConflictError: each time that all files were read, another snapshot or dataset had been made.
         NotFoundError: nothing is known of it.
     """
     named = _only_one(user=user, device=device, interaction=interaction, key=key)
-    with database.read() as connection:
-        subject = _find(connection, named)
-        found = _traces(connection, database, subject)
-    lineage = trace(database, storage, found)
-    try:
-        with database.transaction() as connection, overwriting(connection):
-            done = _erase_rows(connection, named, lineage, files=files)
-            if dry_run:
-                raise _OnlyTried(done)
-    except _OnlyTried as tried:
-        done = tried.done
-    else:
-        _forget_answers(cache, done.askers)
-        empty_log(database)
-        delete_erased_files(database, storage)
+    for _ in range(LOOKS_LIMIT):
+        with database.read() as connection:
+            subject = _find(connection, named)
+            found = _traces(connection, database, subject)
+            frozen = repository.frozen_so_far(connection)
+        lineage = trace(database, storage, found)
+        try:
+            with database.transaction() as connection, overwriting(connection):
+                done = _erase_rows(connection, named, lineage, files=files, frozen=frozen)
+                if dry_run:
+                    raise _OnlyTried(done)
+                _forget_answers(cache, done.askers)  # before it is final, so that nothing cuts it off
+        except _FrozenMeanwhile:
+            continue
+        except _OnlyTried as tried:
+            return _told(tried.done, lineage, files=files, dry_run=True)
+        except NotFoundError:  # perhaps it is an erasure that was cut off
+            if not dry_run:
+                _finish(database, storage, cache, subject.names)
+            raise
+        _finish(database, storage, cache, done.askers)
+        return _told(done, lineage, files=files, dry_run=False)
+    raise ConflictError(
+        f"Snapshots or datasets were made all the while, {LOOKS_LIMIT} times running, and may have it too. Nothing was "
+        "erased; erase again when they are there."
+    )
+
+
+def begin_erasing(connection: Connection) -> datetime:
+    """Take the turns that uploads and snapshots take, and return the moment as which all that is erased counts.
+
+    Who shares "erasures", or has "cycles", sees an erasure whole or is seen by it.
+    """
+    take_turns(connection, "erasures")
+    take_turns(connection, "cycles")
+    return datetime.now(UTC)
+
+
+def _finish(database: Database, storage: Storage, cache: AnswerCache | None, askers: Collection[str] | None) -> None:
+    """Erase what is not in the database; done again it changes nothing."""
+    _forget_answers(cache, askers)
+    empty_log(database)
+    delete_erased_files(database, storage)
+
+
+def _told(done: _Done, lineage: Lineage, *, files: bool, dry_run: bool) -> Erasure:
     return Erasure(
         dry_run=dry_run,
         erased=ErasedCounts(**done.counts),
@@ -126,19 +160,28 @@ class _OnlyTried(Exception):  # noqa: N818 - no error: it rolls a dry run back
         self.done = done
 
 
-def _erase_rows(connection: Connection, named: _Named, lineage: Lineage, *, files: bool) -> _Done:
-    """Erase, as things are by now."""
-    take_turns(connection, "cycles")
+class _FrozenMeanwhile(Exception):  # noqa: N818 - no error: the files are read again
+    pass
+
+
+def _erase_rows(
+    connection: Connection, named: _Named, lineage: Lineage, *, files: bool, frozen: Collection[str]
+) -> _Done:
+    """Erase, as things are by now; `frozen` is what was when the files were read."""
+    now = begin_erasing(connection)
+    if repository.frozen_so_far(connection) - set(frozen):
+        raise _FrozenMeanwhile
     subject = _find(connection, named)
     ids = sorted({*ids_of(connection, subject), *subject.ids})
     touched = touched_by(connection, subject, ids)
-    askers = subject.names or askers_of(connection, ids)
-    is_known = bool(lineage.seen) or any(repository.was_erased(connection, one) for one in subject.ids)
-    counts = repository.delete_interactions(connection, ids, now=datetime.now(UTC))
+    was_erased = any(repository.was_erased(connection, one) for one in subject.ids)
+    askers = subject.names or (None if was_erased else askers_of(connection, ids))
+    counts = repository.delete_interactions(connection, ids, now=now)
+    repository.mark_touched(connection, touched - set(ids), now=now)
     if subject.names:
         counts += repository.delete_of_people(connection, subject.names, key_ids=subject.key_ids)
     counts["evaluation_answers"] = repository.delete_quotations(connection, {*ids, *touched})
-    if not any(counts.values()) and not is_known:
+    if not (any(counts.values()) or lineage.seen or was_erased):
         raise NotFoundError(f"Nothing is known of the {named.what} {named.name!r}; there is nothing to erase.")
     sizes = repository.sizes_of(connection, lineage.files)
     if files:

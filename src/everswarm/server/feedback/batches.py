@@ -20,7 +20,6 @@ from everswarm.server.database import Database
 from everswarm.server.feedback import repository
 from everswarm.server.feedback.drafting import (
     Incoming,
-    Mask,
     Source,
     Submission,
     draft,
@@ -28,8 +27,8 @@ from everswarm.server.feedback.drafting import (
     interaction_row,
 )
 from everswarm.server.feedback.reading import printable, read_judged_interaction
+from everswarm.server.feedback.senders import Claims
 from everswarm.server.feedback.storing import Outcome, is_same_interaction, store_together
-from everswarm.settings import FeedbackSettings
 
 __all__ = [
     "BatchResult",
@@ -37,7 +36,6 @@ __all__ = [
     "accept_training_feedback",
     "add_better_answer",
     "is_same_interaction",
-    "mask_of",
     "store_batch",
     "store_escalated",
     "withdraw_consent",
@@ -56,31 +54,16 @@ class BatchResult(NamedTuple):
     refused: list[str]  # ids that were erased
 
 
-def mask_of(settings: FeedbackSettings) -> Mask | None:
-    """Return what takes personal data out of a record before it is stored; None where the text is kept as it is.
-
-    Raises:
-        MissingExtraError: the scrubber that is asked for is not installed.
-    """
-    if settings.raw_text != "none":
-        return None
-    from everswarm.server.feedback.scrubbing import Masker, scrubber_of, without_personal_data
-
-    scrubber = scrubber_of(settings.scrubber)
-    return lambda record: without_personal_data(record, Masker(scrubber))
-
-
 def store_batch(
     database: Database,
     records: Iterable[JudgedInteraction],
     *,
     source: Source,
     sender: str | None = None,
-    mask: Mask | None = None,
 ) -> BatchResult:
     """Store records that carry their own ids, in one transaction. What is there already stays as it is."""
     items = [Incoming(record, record.device_id, record.timestamp) for record in records]
-    outcome = _store(database, Submission(items, source=source, sender=sender), mask)
+    outcome = _store(database, Submission(items, source=source, sender=sender))
 
     def ids(positions: Sequence[int]) -> list[str]:
         return [items[position].record.id for position in positions]
@@ -89,15 +72,15 @@ def store_batch(
 
 
 def accept_training_feedback(
-    database: Database, principal: Principal, batch: TrainingFeedback, *, mask: Mask | None = None
+    database: Database, principal: Principal, batch: TrainingFeedback
 ) -> TrainingFeedbackAccepted:
     """Store what a device sends; the items that cannot be used are named and do not hold up the rest.
 
     Raises:
-        ForbiddenError: a device key has sent for another device before.
+        ForbiddenError: a device key has sent for another device before, or the device is of another key.
     """
     upload = upload_of(batch, others_allowed=principal.scope is Scope.ADMIN)
-    return upload.answer(_store(database, upload.submission(principal), mask))
+    return upload.answer(_store(database, upload.submission(principal)))
 
 
 class Upload(NamedTuple):
@@ -108,6 +91,7 @@ class Upload(NamedTuple):
     items: list[Incoming]
     positions: Sequence[int]  # of the items, in the batch
     rejected: list[RejectedInteraction]
+    size_bytes: int = 0  # of its body, unpacked
 
     def submission(self, principal: Principal) -> Submission:
         """Return it as `principal` may have it stored."""
@@ -117,6 +101,7 @@ class Upload(NamedTuple):
             sender=principal.user,
             sender_label=principal.label,
             only_device=None if principal.scope is Scope.ADMIN else self.device_id,
+            size_bytes=self.size_bytes,
         )
 
     def answer(self, outcome: Outcome) -> TrainingFeedbackAccepted:
@@ -168,10 +153,10 @@ def data_id(device_id: str, ids: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps([device_id, ids], default=str).encode()).hexdigest()[:32]
 
 
-def _store(database: Database, submission: Submission, mask: Mask | None) -> Outcome:
-    drafts = draft(submission, database.seal, mask=mask)
+def _store(database: Database, submission: Submission) -> Outcome:
+    drafts = draft(submission, database.seal)
     with database.transaction() as connection:
-        (outcome,) = store_together(connection, [(submission, drafts)], devices={})
+        (outcome,) = store_together(connection, [(submission, drafts)], claims=Claims())
         if isinstance(outcome, ForbiddenError):
             raise outcome
         return outcome

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -21,7 +21,6 @@ CLOCK_AHEAD = timedelta(days=1)  # more than any time zone explains
 JUDGEMENT_ID_CHARACTERS = 36  # a record whose id is no longer gives it to its judgement
 
 Source = Literal["device", "import"]
-Mask: TypeAlias = Callable[[JudgedInteraction], JudgedInteraction]  # takes personal data out of the texts of one record
 
 INTERACTION_COLUMNS = (
     *("id", "user", "sender", "source", "created_at", "model", "language", "messages", "response", "state"),
@@ -57,18 +56,19 @@ class Submission:
     sender: str | None = None  # `Principal.user` of the key that brought it
     sender_label: str = ""
     only_device: str | None = None  # the sender may send for this one, if it has not sent for another before
+    size_bytes: int = 0  # of the body that it came in, unpacked
 
 
 class Draft(NamedTuple):
     """The rows of one record, their values in the order of the columns above."""
 
-    record: JudgedInteraction  # masked, where that is asked for
+    record: JudgedInteraction
     fingerprint: bytes
     interaction: tuple[Any, ...]
     judgement: tuple[Any, ...] | None
 
 
-def draft(submission: Submission, seal: Seal, *, mask: Mask | None = None) -> list[Draft]:
+def draft(submission: Submission, seal: Seal) -> list[Draft]:
     """Return the rows of a submission, without looking at the database."""
     now = datetime.now(UTC)
     latest = now + CLOCK_AHEAD
@@ -77,10 +77,9 @@ def draft(submission: Submission, seal: Seal, *, mask: Mask | None = None) -> li
     for record, user, said_at in submission.items:
         at = said_at if source == "import" or EARLIEST <= said_at <= latest else now
         fingerprint = seal.fingerprint(_content_of(record, user))
-        kept = record if mask is None else mask(record)
-        interaction = _interaction_values(kept, user, sender, source, at, fingerprint)
-        judgement = feedback_values(kept, user, min(at, now)) if is_judged(kept) else None
-        drafts.append(Draft(kept, fingerprint, interaction, judgement))
+        interaction = _interaction_values(record, user, sender, source, at, fingerprint)
+        judgement = feedback_values(record, user, min(at, now)) if is_judged(record) else None
+        drafts.append(Draft(record, fingerprint, interaction, judgement))
     return drafts
 
 

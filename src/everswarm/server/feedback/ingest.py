@@ -13,11 +13,14 @@ from typing import NamedTuple, TypeAlias
 
 from everswarm.errors import NoSpaceError, UnavailableError
 from everswarm.server.database import Database
-from everswarm.server.feedback.drafting import Draft, Mask, Submission, draft
+from everswarm.server.feedback.drafting import Draft, Submission, draft
+from everswarm.server.feedback.senders import Claims
 from everswarm.server.feedback.storing import Outcome, store_together
 
 GROUP_RECORDS = 2_000  # after so many a transaction is closed, so that nobody else waits for long
-MAX_WAITING_RECORDS = 20_000  # tens of megabytes
+GROUP_BYTES = 16_000_000  # or after so many, of the bodies
+MAX_WAITING_RECORDS = 20_000
+MAX_WAITING_BYTES = 64_000_000  # of the bodies; what was read from them takes several times as much
 KNOWN_DEVICES = 50_000  # then what is known is forgotten, and asked of the database again
 STOPPING = "The server is stopping, and nothing of this was stored. Send it again in a moment."
 
@@ -32,40 +35,48 @@ class _Waiting(NamedTuple):
 class Ingest:
     """The queue and its thread, which starts with the first submission. For one event loop."""
 
-    def __init__(self, database: Database, *, mask: Mask | None = None) -> None:
-        """Store into `database`, masked by `mask` where there is one."""
+    def __init__(self, database: Database) -> None:
+        """Store into `database`."""
         self._database = database
-        self._mask = mask
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._waiting_records = 0
+        self._waiting_bytes = 0
         self._thread: threading.Thread | None = None
         self._has_stopped = False
         # other servers write the same Postgres, so there nothing that was learnt stays true
-        self._devices: dict[str, str] | None = {} if database.engine.dialect.name == "sqlite" else None
+        self._claims = Claims() if database.engine.dialect.name == "sqlite" else None
 
     async def store(self, submission: Submission) -> Outcome:
         """Return what became of a submission, once that is durable.
 
         Raises:
-            ForbiddenError: the sender has sent for another device before.
+            ForbiddenError: the sender has sent for another device before, or the device is of another sender.
             NoSpaceError: the disk is full; nothing of it was stored.
-            UnavailableError: the database is busy, 20,000 records wait already, or the server is stopping.
+            UnavailableError: the database is busy, too much waits for it already, or the server is stopping.
         """
         if self._has_stopped:
             raise UnavailableError(STOPPING)
-        if self._waiting_records >= MAX_WAITING_RECORDS:
-            raise UnavailableError(
-                f"{MAX_WAITING_RECORDS:,} records wait for the database, the most that may wait. Nothing of this was "
-                "stored; send it again a little later."
-            )
+        self._check_space(submission)
         loop = asyncio.get_running_loop()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, args=(loop,), name="ingest", daemon=True)
             self._thread.start()
         waiting = _Waiting(submission, loop.create_future())
         self._waiting_records += len(submission.items)
+        self._waiting_bytes += submission.size_bytes
         self._queue.put(waiting)
         return await waiting.answer
+
+    def _check_space(self, submission: Submission) -> None:
+        later = "Nothing of this was stored; send it again a little later."
+        if self._waiting_records >= MAX_WAITING_RECORDS:
+            raise UnavailableError(
+                f"{MAX_WAITING_RECORDS:,} records wait for the database, the most that may wait. {later}"
+            )
+        # alone any body that the server takes may wait
+        if self._waiting_bytes and self._waiting_bytes + submission.size_bytes > MAX_WAITING_BYTES:
+            limit = f"{MAX_WAITING_BYTES // 1_000_000} MB"
+            raise UnavailableError(f"Too many bytes wait for the database; the most is {limit}. {later}")
 
     async def stop(self) -> None:
         """Store what waits, and end the thread."""
@@ -85,12 +96,13 @@ class Ingest:
     def _next_group(self) -> tuple[list[_Waiting], bool]:
         """Wait for a submission; return it with all others that wait, and whether these are the last."""
         group: list[_Waiting] = []
-        records = 0
+        records = size_bytes = 0
         following = self._queue.get()
         while following is not None:
             group.append(following)
             records += len(following.submission.items)
-            if records >= GROUP_RECORDS:
+            size_bytes += following.submission.size_bytes
+            if records >= GROUP_RECORDS or size_bytes >= GROUP_BYTES:
                 return group, False
             try:
                 following = self._queue.get_nowait()
@@ -101,6 +113,7 @@ class Ingest:
     def _conclude(self, group: Sequence[_Waiting], answers: Sequence[Answer]) -> None:
         for waiting, answer in zip(group, answers, strict=True):
             self._waiting_records -= len(waiting.submission.items)
+            self._waiting_bytes -= waiting.submission.size_bytes
             if waiting.answer.done():  # the reader has left
                 continue
             if isinstance(answer, Exception):
@@ -111,7 +124,7 @@ class Ingest:
     def _store(self, submissions: Sequence[Submission]) -> list[Answer]:
         """Store all in one transaction; where one of them is at fault, each in its own."""
         try:
-            drafted = [(one, draft(one, self._database.seal, mask=self._mask)) for one in submissions]
+            drafted = [(one, draft(one, self._database.seal)) for one in submissions]
             return self._store_drafted(drafted)
         except (NoSpaceError, UnavailableError) as error:
             return [error] * len(submissions)
@@ -121,9 +134,9 @@ class Ingest:
     def _store_drafted(self, drafted: Sequence[tuple[Submission, list[Draft]]]) -> list[Answer]:
         if not drafted:
             return []
-        devices = {} if self._devices is None else self._devices
-        if len(devices) > KNOWN_DEVICES:
-            devices.clear()
+        claims = Claims() if self._claims is None else self._claims
+        if len(claims) > KNOWN_DEVICES:
+            claims.clear()
         with self._database.transaction() as connection:
-            answers = store_together(connection, drafted, devices=devices)
+            answers = store_together(connection, drafted, claims=claims)
         return list(answers)

@@ -7,11 +7,13 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Row, Select, and_, distinct, func, not_, or_, select, true, update
+from sqlalchemy import Connection, Row, Select, and_, distinct, func, literal, not_, or_, select, true, update
 
 from everswarm.schemas.base import Record
+from everswarm.schemas.server import Scope
+from everswarm.server.auth.tables import keys
 from everswarm.server.database import insert_ignore, insert_new
-from everswarm.server.feedback.tables import erased, feedback, interactions
+from everswarm.server.feedback.tables import erased, feedback, interactions, key_check
 from everswarm.server.sealing import seal_of
 
 LIKED_RATING = 4  # an answer rated so or better may itself be learnt from
@@ -81,12 +83,6 @@ def find_interaction(connection: Connection, interaction_id: str) -> Row[Any] | 
     return connection.execute(select(interactions).where(interactions.c.id == interaction_id)).one_or_none()
 
 
-def escalated_by(connection: Connection, ids: Iterable[str], *, user: str) -> list[Row[Any]]:
-    """Return those of `ids` that are interactions of `user` which the swarm has answered again."""
-    wanted = select(interactions).where(interactions.c.id.in_(list(ids)), interactions.c.escalated_to.is_not(None))
-    return list(connection.execute(wanted.where(_owned_by(user)).order_by(interactions.c.id)))
-
-
 def mark_escalated(connection: Connection, interaction_id: str, *, answer_id: str) -> bool:
     """Note which interaction answers this one again; False where another one does already."""
     unmarked = and_(interactions.c.id == interaction_id, interactions.c.escalated_to.is_(None))
@@ -140,10 +136,15 @@ def judgements(connection: Connection) -> Iterable[Row[Any]]:
     return found
 
 
-def newest_text(connection: Connection) -> Any:
-    """Return what was asked last; None where nothing was."""
-    newest = select(interactions.c.messages).order_by(interactions.c.created_at.desc()).limit(1)
-    return connection.execute(newest).scalar_one_or_none()
+def checked_text(connection: Connection) -> bytes | None:
+    """Return the sealed text that the right key opens; None where nothing was ever sealed."""
+    found: bytes | None = connection.execute(select(key_check.c.sealed)).scalar_one_or_none()
+    return found
+
+
+def keep_checked_text(connection: Connection, sealed: bytes) -> None:
+    """Store the text that says which key is the right one, unless there is one."""
+    insert_ignore(connection, key_check, [{"id": 1, "sealed": sealed}])
 
 
 def keep_at_most(connection: Connection, interaction_id: str, *, days: int) -> None:
@@ -169,7 +170,7 @@ def count_all(connection: Connection) -> FeedbackStats:
             func.count(feedback.c.rating).label("ratings"),
             func.count(feedback.c.correction).filter(feedback.c.author != SWARM).label("corrections"),
             func.count(feedback.c.comment).label("comments"),
-            func.count(feedback.c.preferred_over).label("votes"),
+            (func.count(feedback.c.preferred_over) + func.count(feedback.c.better_than)).label("votes"),
             func.avg(feedback.c.rating).label("mean_rating"),
         )
     ).one()
@@ -284,7 +285,25 @@ _KNOWN_SQLITE = f"{_KNOWN} IN (SELECT value FROM json_each(?))"
 _KNOWN_POSTGRES = f"{_KNOWN} = ANY(%s)"
 
 
+def held_among(connection: Connection, ids: Iterable[str], *, user: str | None) -> list[Row[Any]]:
+    """Return those of `ids` that are interactions of `user`, asked or sent; None: of anybody."""
+    wanted = select(interactions).where(interactions.c.id.in_(list(ids)))
+    if user is not None:
+        wanted = wanted.where(_owned_by(user))
+    return list(connection.execute(wanted.order_by(interactions.c.id)))
+
+
 def device_of(connection: Connection, sender: str) -> str | None:
     """Return the device that `sender` has sent interactions for; one of them, where they are several."""
     wanted = select(interactions.c.user).where(interactions.c.sender == sender, interactions.c.source == "device")
     return connection.execute(wanted.limit(1)).scalar_one_or_none()
+
+
+def has_valid_sender(connection: Connection, device: str, *, other_than: str) -> bool:
+    """Say whether a device's key that is not revoked has sent for `device`, other than the sender `other_than`."""
+    named = literal("key-").concat(func.substr(keys.c.id, func.length(keys.c.id) - 11))  # as `Principal.user`
+    valid = select(named).where(keys.c.revoked_at.is_(None), keys.c.scope == Scope.DEVICE.value)
+    others = interactions.c.sender.in_(valid) & (interactions.c.sender != other_than)
+    sent = select(interactions.c.id).where(interactions.c.user == device, interactions.c.source == "device", others)
+    # the newest first: who sends now is found at once, however much there is
+    return connection.execute(sent.order_by(interactions.c.created_at.desc()).limit(1)).first() is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 
 from everswarm.schemas.interaction import FeedbackAccepted, FeedbackRequest, InteractionView
 from everswarm.schemas.server import Scope
@@ -21,9 +21,15 @@ Person = Annotated[Principal, Depends(require(Scope.USER, Scope.DEVICE))]
 DeviceKey = Annotated[Principal, Depends(require(Scope.DEVICE))]
 
 
-@router.post("/feedback")
+async def one_record(http: Request, principal: Person) -> None:
+    """Count one record of the caller, as one of an upload is."""
+    if principal.scope is not Scope.ADMIN:
+        http.app.state.record_limit.take(principal.user, 1)
+
+
+@router.post("/feedback", dependencies=[Depends(one_record)])
 def give_feedback(database: DatabaseDep, principal: Person, request: FeedbackRequest) -> FeedbackAccepted:
-    """Rate, correct or comment one interaction, or prefer it over another."""
+    """Rate, correct or comment one interaction, or prefer it over another. With an `id` it counts once, sent twice."""
     return FeedbackAccepted(feedback_id=service.record_feedback(database, principal, request))
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row
 
-from everswarm.errors import BadRequestError, NotFoundError
+from everswarm.errors import BadRequestError, ConfigurationError, NotFoundError
 from everswarm.identifiers import new_id
 from everswarm.schemas.interaction import (
     MAX_TEXT_CHARACTERS,
@@ -28,6 +28,7 @@ from everswarm.server.feedback import repository
 from everswarm.server.feedback.reading import identifier_of, storable, text_turns
 from everswarm.server.feedback.repository import BEST_RATING, SWARM
 from everswarm.server.feedback.tables import interactions
+from everswarm.server.sealing import KEY_NAME, KEY_VARIABLE
 
 State = Literal["complete", "cut", "failed"]
 JUDGEMENTS = ("rating", "liked", "correction", "comment", "judge_score")
@@ -95,7 +96,7 @@ def record_feedback(database: Database, principal: Principal, request: FeedbackR
     if request.preferred_over == request.interaction_id:
         raise BadRequestError("preferred_over names the same interaction as interaction_id; a vote needs two answers.")
     row = {
-        "id": new_id(),
+        "id": request.id or new_id(),
         "interaction_id": request.interaction_id,
         "user": principal.user,
         "created_at": datetime.now(UTC),
@@ -188,13 +189,23 @@ def folded(connection: Connection) -> Iterator[tuple[JudgedInteraction, list[Row
 
 
 def check_key(database: Database) -> None:
-    """Make sure that this server can read what was stored before.
+    """Make sure that what is sealed here, and was before, is sealed with one key. The first one is the right one.
 
     Raises:
-        ConfigurationError: its texts were sealed with another key.
+        ConfigurationError: its texts were sealed with another key, or that key is gone. No key is made.
     """
     with database.read() as connection:
-        repository.newest_text(connection)
+        sealed = repository.checked_text(connection)
+    if sealed is not None and not database.has_key:
+        raise ConfigurationError(
+            f"The key of this database is gone: {KEY_NAME} is not there, and {KEY_VARIABLE} is not set. Put it back from "
+            "your copy; without it what people said cannot be read."
+        )
+    if sealed is None:
+        with database.transaction() as connection:
+            repository.keep_checked_text(connection, database.seal.close(b"everswarm"))
+            sealed = repository.checked_text(connection)
+    database.seal.open(sealed or b"")
 
 
 def stats(database: Database) -> repository.FeedbackStats:

@@ -5,7 +5,7 @@ Knows nothing of HTTP and of threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import itemgetter
@@ -15,22 +15,21 @@ from sqlalchemy import Connection, Dialect, Row
 
 from everswarm.errors import ForbiddenError
 from everswarm.schemas.interaction import JudgedInteraction
-from everswarm.server.database import take_turns
+from everswarm.server.database import share_turn
 from everswarm.server.feedback import repository
 from everswarm.server.feedback.drafting import (
     FEEDBACK_COLUMNS,
     INTERACTION_COLUMNS,
     Draft,
-    Mask,
     Submission,
     feedback_values,
     interaction_row,
     is_judged,
 )
+from everswarm.server.feedback.senders import Claims, refusals
 from everswarm.server.feedback.tables import feedback, interactions
 from everswarm.server.rows import PreparedInsert
-
-__all__ = ["Mask", "Outcome", "is_same_interaction", "store_together"]
+from everswarm.server.sealing import as_stored
 
 ROWS_TOGETHER = 256  # in one statement; a power of two
 _RARE = {  # what these columns hold mostly, and by themselves
@@ -58,34 +57,36 @@ def store_together(
     connection: Connection,
     drafted: Sequence[tuple[Submission, Sequence[Draft]]],
     *,
-    devices: MutableMapping[str, str],
+    claims: Claims,
 ) -> list[Outcome | ForbiddenError]:
     """Store all submissions that may be stored; return what became of each. One that is refused leaves no trace.
 
     Args:
         connection: of the transaction.
         drafted: the submissions with their rows.
-        devices: of which device a sender is known to send; what is learnt here is added, and true after the commit.
+        claims: who is known to send for which device; what is learnt here is added, and true after the commit.
     """
-    refusals = _refusals(connection, [submission for submission, _ in drafted], devices)
-    admitted = [drafts for (_, drafts), refusal in zip(drafted, refusals, strict=True) if refusal is None]
+    refused = refusals(connection, [submission for submission, _ in drafted], claims)
+    admitted = [drafts for (_, drafts), refusal in zip(drafted, refused, strict=True) if refusal is None]
     first: dict[str, Draft] = {}
     for drafts in admitted:
         for one in drafts:
             first.setdefault(one.record.id, one)
+    share_turn(connection, "erasures")  # what is erased after this look finds what is stored here
     erased = repository.erased_among(connection, list(first)) if first else set()
     for record_id in erased:
         del first[record_id]
     known = _insert(connection, list(first.values()))
     outcomes: list[Outcome | ForbiddenError] = []
     judgements = [one.judgement for id_, one in first.items() if one.judgement is not None and id_ not in known]
-    for (submission, drafts), refusal in zip(drafted, refusals, strict=True):
+    for (submission, drafts), refusal in zip(drafted, refused, strict=True):
         if refusal is not None:
             outcomes.append(refusal)
             continue
-        outcomes.append(_compare(drafts, first=first, known=known, erased=erased))
-        if known:
-            judgements += _on_escalated(connection, submission, drafts, known)
+        same = _same_by_text(connection, submission, drafts, known) if known else {}
+        outcomes.append(_compare(drafts, first=first, known=known, erased=erased, same=same))
+        if submission.sender is not None:
+            judgements += _on_escalated(drafts, same)
     _insert_judgements(connection, judgements)
     return outcomes
 
@@ -96,6 +97,7 @@ def _compare(
     first: Mapping[str, Draft],
     known: Mapping[str, repository.KnownInteraction],
     erased: set[str],
+    same: Mapping[int, Row[Any]],
 ) -> Outcome:
     """Say what becomes of the records of one submission."""
     duplicates, conflicts, refused = 0, [], []
@@ -104,8 +106,7 @@ def _compare(
         if record_id in erased:
             refused.append(position)
         elif record_id in known:
-            held = known[record_id]
-            if held.is_escalated or held.fingerprint in (None, one.fingerprint):
+            if position in same or known[record_id].fingerprint == one.fingerprint:
                 duplicates += 1
             else:
                 conflicts.append(position)
@@ -119,36 +120,28 @@ def _compare(
     return Outcome(stored, duplicates, tuple(conflicts), tuple(refused))
 
 
-def _refusals(
-    connection: Connection, submissions: Sequence[Submission], devices: MutableMapping[str, str]
-) -> list[ForbiddenError | None]:
-    """Return why a submission must not be stored: a key of a device has sent for another one before."""
-    # in one order, else two servers could wait for each other
-    for sender in sorted({one.sender for one in submissions if one.only_device is not None and one.sender is not None}):
-        take_turns(connection, "sender", sender)
-    claimed: dict[str, str] = {}
-    refusals: list[ForbiddenError | None] = []
-    for one in submissions:
-        refusals.append(_refusal(connection, one, claimed, devices))
-        if refusals[-1] is None and one.items and one.sender and one.only_device:
-            claimed[one.sender] = one.only_device
-    devices.update(claimed)
-    return refusals
+def _same_by_text(
+    connection: Connection,
+    submission: Submission,
+    drafts: Sequence[Draft],
+    known: Mapping[str, repository.KnownInteraction],
+) -> dict[int, Row[Any]]:
+    """Return the sender's interactions that say what a record says, by its position, where no fingerprint tells it.
 
-
-def _refusal(
-    connection: Connection, submission: Submission, claimed: Mapping[str, str], devices: Mapping[str, str]
-) -> ForbiddenError | None:
-    sender, device = submission.sender, submission.only_device
-    if sender is None or device is None or device == claimed.get(sender, devices.get(sender)):
-        return None
-    other = claimed.get(sender) or repository.device_of(connection, sender)
-    if other is None or other == device:
-        return None
-    return ForbiddenError(
-        f"The key {submission.sender_label!r} sends for the device {other!r} and cannot send for {device!r}. "
-        "Each device needs a key of its own: everswarm keys create --scope device."
-    )
+    That is those that were asked here, and those that their device asked the swarm again.
+    """
+    asked = {
+        position: one.record
+        for position, one in enumerate(drafts)
+        if (held := known.get(one.record.id)) is not None and (held.is_escalated or held.fingerprint is None)
+    }
+    ids = {record.id for record in asked.values()}
+    rows = {row.id: row for row in repository.held_among(connection, ids, user=submission.sender)} if ids else {}
+    return {
+        position: rows[record.id]
+        for position, record in asked.items()
+        if record.id in rows and _says_the_same(connection, rows[record.id], record)
+    }
 
 
 def _insert(connection: Connection, drafts: Sequence[Draft]) -> dict[str, repository.KnownInteraction]:
@@ -185,30 +178,23 @@ def _inserts(dialect: Dialect) -> tuple[PreparedInsert, PreparedInsert, Prepared
     )
 
 
-def _on_escalated(
-    connection: Connection,
-    submission: Submission,
-    drafts: Iterable[Draft],
-    known: Mapping[str, repository.KnownInteraction],
-) -> Iterator[tuple[Any, ...]]:
+def _on_escalated(drafts: Sequence[Draft], same: Mapping[int, Row[Any]]) -> Iterator[tuple[Any, ...]]:
     """Yield the judgements on interactions that are there only because their device asked the swarm again."""
-    by_id = {
-        one.record.id: one.record
-        for one in drafts
-        if one.record.id in known
-        and known[one.record.id].is_escalated
-        and (is_judged(one.record) or "consent" in one.record.model_fields_set)
-    }
-    if not by_id or submission.sender is None:
-        return
-    for row in repository.escalated_by(connection, by_id, user=submission.sender):
-        if is_same_interaction(row, by_id[row.id]):
+    for position, row in same.items():
+        record = drafts[position].record
+        if row.escalated_to is not None and (is_judged(record) or "consent" in record.model_fields_set):
             # judged at a time that the record does not tell, and we hear of it now: so it outranks what was said before
-            yield feedback_values(by_id[row.id], row.user, datetime.now(UTC))
+            yield feedback_values(record, row.user, datetime.now(UTC))
 
 
-def is_same_interaction(row: Row[Any], record: JudgedInteraction) -> bool:
+def is_same_interaction(connection: Connection, row: Row[Any], record: JudgedInteraction) -> bool:
     """Say whether a stored interaction is a device's, and holds what `record` holds; either may not name the model."""
-    held = interaction_row(record, user=row.user, at=row.created_at)
-    same_model = row.model is None or held["model"] in (None, row.model)
-    return same_model and all(row._mapping[name] == held[name] for name in ("source", "messages", "response"))
+    return row.source == "device" and _says_the_same(connection, row, record)
+
+
+def _says_the_same(connection: Connection, row: Row[Any], record: JudgedInteraction) -> bool:
+    said = interaction_row(record, user=row.user, at=row.created_at)
+    if row.model is not None and said["model"] not in (None, row.model):
+        return False
+    messages, response = (as_stored(connection.dialect, said[name]) for name in ("messages", "response"))
+    return bool(row.messages == messages and (row.response or "") == (response or ""))  # no answer is an empty one

@@ -93,6 +93,13 @@ review_decisions = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
+key_check = Table(
+    "key_check",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1
+    Column("sealed", LargeBinary, nullable=False),  # a known text; which key opens it is the key of this database
+)
+
 erased = Table(
     "erased",
     metadata,

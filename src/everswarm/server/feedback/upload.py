@@ -31,6 +31,7 @@ FEEDBACK_PATH = "/api/training/feedback"
 READ_ASIDE_BYTES = 128 * 1024  # a longer body is read in a thread, so that nobody's answer stops meanwhile
 PIECE_BYTES = 64 * 1024
 GZIP_WINDOW = 31  # zlib's number for 'gzip, of any window'
+MAX_GZIP_MEMBERS = 100  # each costs a copy of what follows it
 
 _NOBODY = ""
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -57,12 +58,12 @@ async def upload_training_feedback(scope: Scope, receive: Receive, send: Send) -
     limit: RecordLimit = state.record_limit
     if not is_admin:
         limit.check(principal.user)
-    body = await _read(receive)
-    is_gzip, limit_bytes = _is_gzip(scope["headers"]), state.settings.max_body_bytes
-    if is_gzip or len(body) > READ_ASIDE_BYTES:
-        upload = await run_in_threadpool(_read_packed, body, is_gzip, limit_bytes, is_admin)
-    else:
-        upload = read_upload(body, others_allowed=is_admin)
+    try:
+        upload = await _upload(scope, receive, is_admin)
+    except (EverswarmError, HTTPException, RequestValidationError):
+        if not is_admin:
+            limit.take(principal.user, 1)  # or what costs work and stores nothing could be sent without end
+        raise
     records = len(upload.items) + len(upload.rejected)
     if not is_admin:
         limit.take(principal.user, records)
@@ -74,6 +75,14 @@ async def upload_training_feedback(scope: Scope, receive: Receive, send: Send) -
             limit.give_back(principal.user, records)
         raise
     await _answer(upload.answer(outcome).model_dump_json().encode(), send)
+
+
+async def _upload(scope: Scope, receive: Receive, is_admin: bool) -> Upload:
+    body = await _read(receive)
+    is_gzip, limit_bytes = _is_gzip(scope["headers"]), scope["app"].state.settings.max_body_bytes
+    if is_gzip or len(body) > READ_ASIDE_BYTES:
+        return await run_in_threadpool(_read_packed, body, is_gzip, limit_bytes, is_admin)
+    return read_upload(body, others_allowed=is_admin)
 
 
 async def _answer(body: bytes, send: Send) -> None:
@@ -120,11 +129,14 @@ def unpacked(packed: bytes, *, limit_bytes: int) -> bytes:
 
     Raises:
         TooLargeError: it holds more.
-        HTTPException: 400, it is not gzip, or it is cut short.
+        HTTPException: 400, it is not gzip, it is cut short, or it has more than 100 members.
     """
     pieces: list[bytes] = []
-    size_bytes = 0
+    size_bytes = members = 0
     while packed or not pieces:  # a gzip file may have several members
+        members += 1
+        if members > MAX_GZIP_MEMBERS:
+            raise _broken(f"it has more than {MAX_GZIP_MEMBERS} gzip members, the most that are read")
         member = zlib.decompressobj(GZIP_WINDOW)
         while not member.eof:
             try:
@@ -165,7 +177,7 @@ def read_upload(body: bytes, *, others_allowed: bool) -> Upload:
     try:
         batch = _Batch.model_validate_json(body)
     except ValidationError:
-        return upload_of(_read_slowly(body), others_allowed=others_allowed)
+        return _slowly(body, others_allowed=others_allowed)
     device_id, at = batch.device_id, batch.timestamp
     said = [vars(one) for one in batch.interactions]  # a field of a model costs four times as much
     items = [
@@ -173,8 +185,13 @@ def read_upload(body: bytes, *, others_allowed: bool) -> Upload:
         for one, of in zip(batch.interactions, said, strict=True)
     ]
     if not others_allowed and {item.user for item in items} - {device_id}:
-        return upload_of(_read_slowly(body), others_allowed=False)
-    return Upload(device_id, data_id(device_id, [of["id"] for of in said]), items, range(len(items)), [])
+        return _slowly(body, others_allowed=False)
+    id_ = data_id(device_id, [of["id"] for of in said])
+    return Upload(device_id, id_, items, range(len(items)), [], size_bytes=len(body))
+
+
+def _slowly(body: bytes, *, others_allowed: bool) -> Upload:
+    return upload_of(_read_slowly(body), others_allowed=others_allowed)._replace(size_bytes=len(body))
 
 
 def _read_slowly(body: bytes) -> TrainingFeedback:

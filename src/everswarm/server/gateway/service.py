@@ -100,7 +100,7 @@ class Gateway:
             store=open_quota_store(home=settings.home, database_url=settings.database_url),
             settings=settings.gateway,
             cache=AnswerCache(cache_path, ttl_seconds=kept.ttl_seconds, size_bytes=kept.size_mb * 10**6)
-            if kept.enabled
+            if kept.enabled and settings.feedback.raw_text != "none"  # an answer may hold what must not be stored
             else None,
             record=record,
         )

@@ -89,7 +89,7 @@ class Escalations:
             if row is None:
                 return None
             record = _record(escalation, row.user)
-            _check_same(row, record, asker)
+            _check_same(connection, row, record, asker)
             if row.escalated_to is None:  # its judgement came first
                 return None
             answered = _stored(connection, row)
@@ -108,7 +108,7 @@ class Escalations:
             record = _record(escalation, asker.user, correction=lesson)
             row = batches.store_escalated(connection, record, answer_id=answered.interaction_id, sender=asker.sender)
             if row is not None:
-                _check_same(row, record, asker)
+                _check_same(connection, row, record, asker)
                 if not repository.mark_escalated(connection, record.id, answer_id=answered.interaction_id):
                     return _stored(connection, repository.find_interaction(connection, record.id) or row)
                 batches.add_better_answer(connection, record.model_copy(update={"device_id": row.user}))
@@ -142,10 +142,10 @@ def _lesson(escalation: Escalation, answered: AnsweredEscalation) -> str | None:
     return answered.response if answered.is_whole and is_new and fits else None
 
 
-def _check_same(row: Row[Any], record: JudgedInteraction, asker: Asker) -> None:
+def _check_same(connection: Connection, row: Row[Any], record: JudgedInteraction, asker: Asker) -> None:
     """Refuse an id that is taken, in the same words whoever has it."""
     own = {asker.user, asker.sender or asker.user}
-    if not own & {row.user, row.sender} or not batches.is_same_interaction(row, record):
+    if not own & {row.user, row.sender} or not batches.is_same_interaction(connection, row, record):
         raise ConflictError(
             f"The id {record.id!r} is taken by an interaction that says something else. "
             "Each question needs an id of its own: send this one with a new id."

@@ -14,11 +14,17 @@ from everswarm.training.curation.words import Words
 GRAM_WORDS = 13  # as is usual since GPT-3 (Brown et al., 2020, appendix C)
 
 
-def suite_fingerprints(texts: Mapping[str, Sequence[str]]) -> SuiteFingerprints:
-    """Return the fingerprints of suites: name → what is asked and answered in it."""
-    everything = pl.Series([text for suite in texts.values() for text in suite], dtype=pl.String)
-    hashes = np.unique(Words(everything).grams(GRAM_WORDS).hashes)
-    return SuiteFingerprints(suites=sorted(texts), words=GRAM_WORDS, hashes=hashes.tolist())
+def suite_fingerprints(suites: Mapping[str, Sequence[tuple[str, str]]]) -> SuiteFingerprints:
+    """Return the fingerprints of suites: name → what is asked and answered in it.
+
+    A short answer, such as 'Negative.', is everybody's, and tells nothing.
+    """
+    pairs = [pair for suite in suites.values() for pair in suite]
+    asked = Words(pl.Series([question for question, _ in pairs], dtype=pl.String))
+    answered = Words(pl.Series([answer for _, answer in pairs], dtype=pl.String))
+    is_long = np.repeat(answered.counts >= GRAM_WORDS, np.diff(answered.grams(GRAM_WORDS).offsets))
+    hashes = np.concatenate([asked.grams(GRAM_WORDS).hashes, answered.grams(GRAM_WORDS).hashes[is_long]])
+    return SuiteFingerprints(suites=sorted(suites), words=GRAM_WORDS, hashes=np.unique(hashes).tolist())
 
 
 def digest_of(fingerprints: SuiteFingerprints) -> str:

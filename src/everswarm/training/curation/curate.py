@@ -33,6 +33,7 @@ from everswarm.training.curation.split import (
     cap_training,
     drop_for_fair_splits,
     drop_over_user_share,
+    salted,
 )
 
 FINGERPRINTS = [f"{text}_{part}" for text in ("question", "target") for part in ("bands", "sketch")]
@@ -79,6 +80,7 @@ def curate(
         BadRequestError: a line is no such record, or the lines are not in the order of their ids.
     """
     rules, pinned = rules or CurationRules(), snapshot.split_of_user
+    given_seed, seed = seed, salted(seed, snapshot.data.sha256)  # or who chooses ids could choose what is drawn
     hashes = np.unique(np.array(suites.hashes if suites else [], dtype=np.uint64))
     preparation = Preparation(rules, seed, hashes, suites.words if suites else 1, lines.name)
     with engine or LocalEngine(processes=1) as opened:
@@ -96,7 +98,7 @@ def curate(
         frame = with_preference_split(frame, {**pinned, **split_of_user}, rules)
         files = write_files(rows, frame, suspected, out_dir=out_dir)
     parents = [snapshot.data.sha256, *([digest_of(suites)] if suites else [])]
-    card = _card(frame, suspected, files, snapshot, rules=rules, seed=seed, parents=parents)
+    card = _card(frame, suspected, files, snapshot, rules=rules, seed=given_seed, parents=parents)
     return Curated(files, card, dict(sorted({**pinned, **split_of_user}.items())))
 
 
@@ -133,7 +135,7 @@ def _set_aside(
 def _split(
     frame: pl.DataFrame, rules: CurationRules, *, pinned: Mapping[str, Split], seed: int, train_examples: int | None
 ) -> tuple[pl.DataFrame, dict[str, Split]]:
-    assigned = assign(frame, pinned=pinned, seed=seed)
+    assigned = assign(frame, pinned=pinned, share=rules.max_user_share, seed=seed)
     of_user = pl.col("user").replace_strict(assigned, default=None, return_dtype=pl.String)
     frame = frame.with_columns(split=of_user)
     frame = drop_over_user_share(frame, share=rules.max_user_share)

@@ -116,7 +116,7 @@ def engine_of(settings: CurationSettings) -> Engine:
     if settings.engine == "ray":
         from everswarm.training.curation.ray_engine import RayEngine
 
-        return RayEngine()
+        return RayEngine(processes=settings.processes or None)
     return LocalEngine(processes=settings.processes)
 
 

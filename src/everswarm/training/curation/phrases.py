@@ -23,6 +23,7 @@ from everswarm.training.curation.words import Grams, Words
 PHRASE_WORDS: Final = 3  # of a gram
 PHRASE_CHARACTERS: Final = 6  # of a gram where each character is a word: about three words
 LEAST_RECORDS: Final = 20  # of a user, to be judged
+END_CHARACTERS: Final = 1_000  # of a long target are read at its beginning, and at its end
 USER_RECORDS: Final = 32  # of a user are read again at most
 SAMPLE_RECORDS: Final = 60_000  # of all users with `LEAST_RECORDS`, heaviest first
 BACKGROUND_RECORDS: Final = 10_000  # of everybody else
@@ -73,7 +74,9 @@ def phrase_grams(batch: pl.DataFrame, sample: pl.DataFrame) -> pl.DataFrame:
     One row a record, `grams` List(UInt64): whatever the batches, together they give the same rows.
     """
     read = batch.select("id", "user", "target").join(sample.select("id"), on="id", how="semi").sort("id")
-    found = _grams(read["target"])
+    ends = pl.col("target").str.head(END_CHARACTERS) + "\n" + pl.col("target").str.tail(END_CHARACTERS)
+    is_long = pl.col("target").str.len_chars() > 2 * END_CHARACTERS
+    found = _grams(read.select(pl.when(is_long).then(ends).otherwise("target")).to_series())
     lists = pl.Series(pa.LargeListArray.from_arrays(found.offsets, found.hashes), dtype=pl.List(pl.UInt64))
     return read.select("id", "user", grams=lists.list.unique().list.sort())
 

@@ -38,15 +38,16 @@ def with_preference_split(
         may_be &= pl.col("language").is_in([*rules.languages, UNDETERMINED])
     of_user = pl.col("user").replace_strict(dict(split_of_user), default=None, return_dtype=pl.String)
     frame = frame.with_columns(of_user=pl.when(may_be).then(of_user))
-    of_example = pl.col("of_user").filter(pl.col("dropped").is_null()).first().over("question_cluster")
-    of_first = pl.col("of_user").drop_nulls().first().over("question_cluster")
+    of_example = pl.col("of_user").filter(pl.col("dropped").is_null()).first().over("compared_cluster")
+    of_first = pl.col("of_user").drop_nulls().first().over("compared_cluster")
     of_question = pl.coalesce(of_example, of_first)
     frame = frame.with_columns(preference_split=pl.when(of_question == pl.col("of_user")).then("of_user"))
     is_train = pl.col("preference_split") == "train"
-    counts = dict(frame.filter(is_train)["user"].value_counts(sort=False).iter_rows())
+    compared = 1 + pl.col("votes").cast(pl.Int64)  # rows that a record may become, in the files together
+    counts = dict(frame.filter(is_train).group_by("user").agg(compared.sum()).iter_rows())
     limit = pl.col("user").replace_strict(quotas(counts, share=rules.max_user_share), default=0, return_dtype=pl.Int64)
-    place = pl.struct("rank", "id").rank("ordinal").over("user", "preference_split").cast(pl.Int64)
-    fits = pl.when(is_train).then(place <= limit).otherwise(statement=True)
+    so_far = compared.cum_sum().over("user", "preference_split", order_by=["rank", "id"])
+    fits = pl.when(is_train).then(so_far <= limit).otherwise(statement=True)
     return frame.drop("of_user").with_columns(preference_split=pl.when(fits).then("preference_split"))
 
 

@@ -6,6 +6,7 @@ A pure function of lines, rules and seed: the same for any batch, in any process
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from everswarm.training.curation.marks import drop, drop_with, kept
 from everswarm.training.curation.similarity import BANDS, MINIMA, as_columns, fingerprints
 from everswarm.training.curation.words import ANY_WORD, Hashes, Words
 
+_NUMBER = re.compile(r"\d+")
 LIKED_RATING = 4  # from here on an answer without a correction is worth learning
 DISLIKED_RATING = 2  # up to here an answer is undesirable
 
@@ -30,6 +32,7 @@ READ: dict[str, Any] = {
     "user": pl.String,
     "timestamp": pl.Datetime("us", "UTC"),
     "messages": pl.String,  # JSON
+    "setting": pl.UInt64,  # of the last question: what was said before it, without regard to spelling, and its numbers
     "conversation": pl.String,  # all that was said before the answer
     "question": pl.String,  # the last message
     "characters": pl.Int64,  # of all messages
@@ -57,6 +60,8 @@ NARROW: dict[str, Any] = {
     "language": pl.String,
     "task": pl.String,
     "exact": pl.UInt64,
+    "setting": pl.UInt64,
+    "votes": pl.UInt8,  # answers that lost against this one
     "question_words": pl.UInt32,
     "target_words": pl.UInt32,
     "question_bands": pl.Array(pl.UInt64, BANDS),
@@ -92,10 +97,11 @@ def prepare(lines: Sequence[bytes], first_number: int, preparation: Preparation)
     """
     frame = _read(lines, first_number, preparation)
     frame = _drop_unusable(frame, preparation.rules)
-    questions, targets = Words(_spelt(frame["conversation"])), Words(frame["target"])
+    questions, targets = Words(_spelt(frame["question"])), Words(frame["target"])
+    said = Words(frame["conversation"] + "\n" + frame["response"].fill_null(""))
     frame = frame.with_columns(
         language.languages(targets).alias("of_target"),
-        language.languages(questions).alias("of_question"),
+        language.languages(said).alias("of_question"),
         tasks.tasks(frame["question"]).alias("task"),
         quality.problems(frame["question"], frame["target"], targets).alias("problem"),
     )
@@ -105,10 +111,13 @@ def prepare(lines: Sequence[bytes], first_number: int, preparation: Preparation)
         **as_columns(fingerprints(targets), "target"),
         "question_words": pl.Series(questions.counts, dtype=pl.UInt32),
         "target_words": pl.Series(targets.counts, dtype=pl.UInt32),
-        "agreement": _agreement(targets, Words(frame["conversation"] + "\n" + frame["response"].fill_null(""))),
-        "contaminated": _contains(questions, targets, preparation),
+        "agreement": _agreement(targets, said),
+        "contaminated": _contains((questions, targets, said), preparation),
         "exact": _exact(frame),
+        "votes": frame["better_than"].list.len().cast(pl.UInt8),
     }
+    fits = pl.col("response").str.len_chars() <= preparation.rules.max_characters
+    frame = frame.with_columns(response=pl.when(fits).then("response"))
     hidden = [pl.when("usable").then(pl.col(name)).alias(name) for name in WIDE]
     return frame.with_columns(**columns).with_columns(hidden).select(*NARROW, *WIDE)
 
@@ -141,6 +150,7 @@ def _row(record: FrozenInteraction, seed: int) -> tuple[Any, ...]:
         record.device_id,
         record.timestamp,
         json.dumps(messages, ensure_ascii=False),
+        _setting(record),
         "\n".join(contents),
         contents[-1],
         sum(map(len, contents)),
@@ -164,6 +174,12 @@ def _two_letters(declared: str | None) -> str | None:
     """Return the language of `declared`, such as pt-BR; null where its code has three letters."""
     code = (declared or "").partition("-")[0]
     return code if len(code) == 2 else None
+
+
+def _setting(record: FrozenInteraction) -> int:
+    earlier = [" ".join(turn.content.casefold().split()) for turn in record.messages[:-1] if turn.role != "system"]
+    numbers = _NUMBER.findall(record.messages[-1].content)
+    return xxhash.xxh3_64_intdigest("\0".join([*earlier, *numbers]).encode())
 
 
 def target_of(record: FrozenInteraction) -> tuple[str | None, Source | None]:
@@ -250,10 +266,10 @@ def _in_row(hashes: Hashes, rows: Hashes) -> Hashes:
     return hashes ^ (rows * np.uint64(0x9E3779B97F4A7C15))
 
 
-def _contains(questions: Words, targets: Words, preparation: Preparation) -> pl.Series:
-    found = np.zeros(len(questions.counts), dtype=bool)
+def _contains(texts: Sequence[Words], preparation: Preparation) -> pl.Series:
+    found = np.zeros(len(texts[0].counts), dtype=bool)
     if len(preparation.suite_hashes):
-        for words in (questions, targets):
+        for words in texts:
             grams = words.grams(preparation.suite_words)
             place = np.minimum(
                 np.searchsorted(preparation.suite_hashes, grams.hashes), len(preparation.suite_hashes) - 1

@@ -56,6 +56,7 @@ class RayEngine:
             options: dict[str, Any] = {} if is_elsewhere else {"num_cpus": self._processes, "include_dashboard": False}
             self._ray.init(log_to_driver=False, logging_level="ERROR", **options)
             self._is_ours = True
+        logging.getLogger("ray.data").setLevel(logging.WARNING)  # `init` has set it
         return self
 
     def __exit__(

@@ -11,6 +11,7 @@ import polars as pl
 from everswarm.settings import CurationRules
 from everswarm.training.curation.marks import drop, kept
 
+NEWEST = 0.95  # so much of the records is older than what counts as new; a few clocks are ahead
 EVEN_SHARES = 2.0  # a user may always have twice an even share: of three users nobody can be below a third
 
 
@@ -23,7 +24,7 @@ def balance(frame: pl.DataFrame, rules: CurationRules) -> pl.DataFrame:
     ):
         frame = _cap(frame, pl.col(column), share, reason=f"{column} over {share:.0%} of the dataset")
     if rules.fresh_days and rules.max_replay_share < 1:
-        newest = pl.col("timestamp").filter(kept).max()
+        newest = pl.col("timestamp").filter(kept).quantile(NEWEST, "nearest")
         is_old = pl.col("timestamp") < newest - pl.duration(days=rules.fresh_days)
         told = f"older than {rules.fresh_days} days, over {rules.max_replay_share:.0%} of the dataset"
         frame = _cap(frame, is_old, rules.max_replay_share, reason=told, only=True)

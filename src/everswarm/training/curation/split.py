@@ -17,10 +17,16 @@ _SPLIT_OF_HUNDREDTH = [split for split in SPLITS for _ in range(TARGET_PERCENT[s
 TOLERANCE_PERCENT = 3  # points that a share may be off its target
 
 
-def assign(frame: pl.DataFrame, *, pinned: Mapping[str, Split], seed: int) -> dict[str, Split]:
-    """Return the split of each user who has rows that are still there."""
-    counts = frame.filter(kept)["user"].value_counts(sort=False)
-    return assign_users(dict(counts.iter_rows()), pinned=pinned, seed=seed)
+def assign(frame: pl.DataFrame, *, pinned: Mapping[str, Split], share: float, seed: int) -> dict[str, Split]:
+    """Return the split of each user who has rows that are still there, by what the cap of `share` leaves of them."""
+    counts = dict(frame.filter(kept)["user"].value_counts(sort=False).iter_rows())
+    capped = {str(user): count for user, count in quotas(counts, share=share).items()}
+    return assign_users(capped, pinned=pinned, seed=seed)
+
+
+def salted(seed: int, sha256: str) -> int:
+    """Return a seed that nobody knew before the snapshot with this digest was frozen."""
+    return int(hashlib.sha256(f"{seed}\0{sha256}".encode()).hexdigest()[:16], 16)
 
 
 def drop_over_user_share(frame: pl.DataFrame, *, share: float) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Texts as words and word n-grams, for many texts at once: what similarity, language and contamination are read from.
 
-A word is a run of letters, marks and digits in lower case; each character of a script without spaces is one.
+A word is a run of letters, marks and digits in lower case, however it is encoded (NFKC, nothing invisible); each
+character of a script without spaces is one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Words:
 
     def __init__(self, texts: pl.Series) -> None:
         """Cut `texts` (String, null is empty) into words."""
-        found = texts.fill_null("").str.to_lowercase().str.extract_all(_WORD)
+        spelt = texts.fill_null("").str.normalize("NFKC").str.replace_all(r"\p{Cf}", "")
+        found = spelt.str.to_lowercase().str.extract_all(_WORD)
         self.counts = found.list.len().to_numpy().astype(np.int64)  # (texts,)
         self.offsets: Offsets = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
         flat = found.explode(empty_as_null=False).cast(pl.String).to_arrow()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from everswarm.errors import BadRequestError
 from everswarm.schemas.interaction import JudgedInteraction
@@ -18,9 +18,6 @@ from everswarm.server.feedback.files.judging_again import judge_again
 from everswarm.server.feedback.files.records import RawRecord, numbered_records
 from everswarm.server.feedback.files.strict_json import read_object
 from everswarm.server.feedback.files.unpacking import Opened, open_unpacked
-
-if TYPE_CHECKING:
-    from everswarm.server.feedback.storing import Mask
 
 RECORDS_A_TRANSACTION = 500
 BYTES_A_TRANSACTION = 8 * 1024 * 1024  # of the file; so that long records do not fill the memory
@@ -63,7 +60,6 @@ def import_file(
     device: str = "import",
     consent: bool = False,
     liked: bool = False,
-    mask: Mask | None = None,
     on_progress: OnProgress | None = None,
 ) -> ImportReport:
     """Import `path`; doing it again adds nothing.
@@ -75,7 +71,6 @@ def import_file(
         device: whose the interactions are, where a format of others does not say.
         consent: their people have agreed to training; formats of others cannot say that. Our own says it itself.
         liked: the answers are good ones, where a format of others carries no judgement.
-        mask: takes personal data out before anything is stored; see `batches.mask_of`.
         on_progress: is called after each transaction.
 
     Raises:
@@ -85,7 +80,7 @@ def import_file(
         written = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
         moment = min(max(written, EARLIEST), datetime.now(UTC))
         defaults = Defaults(device, moment, consent=consent, liked=liked or None)
-        return _Import(database, opened, form, defaults, mask, on_progress).run()
+        return _Import(database, opened, form, defaults, on_progress).run()
 
 
 class _Import:
@@ -97,14 +92,12 @@ class _Import:
         opened: Opened,
         form: Format | None,
         defaults: Defaults,
-        mask: Mask | None,
         on_progress: OnProgress | None,
     ) -> None:
         self._database = database
         self._opened = opened
         self._form = form
         self._defaults = defaults
-        self._mask = mask
         self._on_progress = on_progress
         self._batch: list[tuple[int, JudgedInteraction]] = []  # with their lines
         self._batch_bytes = 0
@@ -171,7 +164,7 @@ class _Import:
 
     def _store(self) -> None:
         records = [record for _, record in self._batch]
-        result = store_batch(self._database, records, source="import", mask=self._mask)
+        result = store_batch(self._database, records, source="import")
         lines: dict[str, list[int]] = {}
         for line, record in self._batch:
             lines.setdefault(record.id, []).append(line)

@@ -374,6 +374,12 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement a table and index
         batch_op.create_index(batch_op.f("ix_review_decisions_review_id"), ["review_id"], unique=False)
 
     op.create_table(
+        "key_check",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_key_check")),
+    )
+    op.create_table(
         "erased",
         sa.Column("fingerprint", sa.LargeBinary(length=16), nullable=False),
         sa.Column("erased_at", database.UtcDateTime(timezone=True), nullable=False),
@@ -459,6 +465,7 @@ def downgrade() -> None:  # noqa: PLR0915
 
     op.drop_table("stages")
     op.drop_table("erased")
+    op.drop_table("key_check")
     with op.batch_alter_table("review_decisions", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_review_decisions_review_id"))
 
