@@ -104,7 +104,10 @@ def test_wrong_options_are_named(run: Run, tmp_path: Path) -> None:
     assert "--device 'two words': use letters" in run("import", file, "--device", "two words").err
     assert "There is no format 'xml'. Choose one of: jsonl," in run("export", tmp_path / "x", "--format", "xml").err
     assert "is too short" in run("export", tmp_path / "x", "--dataset", "3f").err
-    assert "There is no dataset abcdef12, or its files were erased" in run("export", tmp_path / "x", "--dataset", "abcdef12").err
+    assert (
+        "There is no dataset abcdef12, or its files were erased"
+        in run("export", tmp_path / "x", "--dataset", "abcdef12").err
+    )
 
 
 def test_export_masks_and_leaves_out_who_did_not_consent(run: Run, tmp_path: Path) -> None:

@@ -169,7 +169,9 @@ def test_suspicious_copy_that_came_first_does_not_take_the_place_of_the_honest_r
 
 
 def test_questions_that_differ_in_a_number_alone_stay_apart(tmp_path: Path):
-    story = "A farmer has {} sheep and buys five more at the market in town, then sells two of them to a neighbour who " * 2
+    story = (
+        "A farmer has {} sheep and buys five more at the market in town, then sells two of them to a neighbour who " * 2
+    )
     extra = [
         record(900 + n, user=f"w{n}", question=story.format(n + 10, n + 10), correction=f"{n + 13} sheep are left.")
         for n in range(8)
@@ -179,7 +181,9 @@ def test_questions_that_differ_in_a_number_alone_stay_apart(tmp_path: Path):
 
 
 def test_one_system_prompt_does_not_make_all_questions_one(tmp_path: Path):
-    system = Message(role="system", content="You are a helpful assistant of a small firm that sells garden tools. " * 12)
+    system = Message(
+        role="system", content="You are a helpful assistant of a small firm that sells garden tools. " * 12
+    )
     extra = [
         record(900 + n, user=f"w{n}").model_copy(
             update={"messages": [system, Message(role="user", content=f"Unlike question {'abcdefgh'[n]}?")]}
@@ -192,7 +196,13 @@ def test_one_system_prompt_does_not_make_all_questions_one(tmp_path: Path):
 def test_copy_that_is_dated_back_does_not_take_the_place_of_who_sent_less(tmp_path: Path):
     honest = record(900, user="light", question="What is a quokka?", correction="A small marsupial of Australia.")
     copies = [
-        record(901 + n, user="heavy", question=q, correction="A small marsupial of Australia.", timestamp=START - timedelta(days=900))
+        record(
+            901 + n,
+            user="heavy",
+            question=q,
+            correction="A small marsupial of Australia.",
+            timestamp=START - timedelta(days=900),
+        )
         for n, q in enumerate(["What is a quokka?", "Who sings?", "Why so?"])
     ]
     result = curated(tmp_path, [*crowd(100), honest, *copies], rules={"poisoning_defence": False})

@@ -36,7 +36,7 @@ def erase(
         bool, typer.Option("--files/--no-files", help="Delete the files of ended cycles that hold any of it, too.")
     ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:

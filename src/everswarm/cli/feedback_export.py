@@ -153,8 +153,8 @@ def _find_version(database: Database, wanted: str, *, artifacts_root: str) -> Da
             found.setdefault(dataset.data.sha256, dataset)
     if not found:
         raise NotFoundError(
-            f"There is no dataset {wanted}, or its files were erased. `everswarm cycle show` names that of a cycle, and `everswarm feedback "
-            "curate` makes one."
+            f"There is no dataset {wanted}, or its files were erased. `everswarm cycle show` names that of a cycle, "
+            "and `everswarm feedback curate` makes one."
         )
     if len(found) > 1:
         raise BadRequestError(f"{len(found)} datasets begin with {wanted}; give more of the digest.")

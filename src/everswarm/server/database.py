@@ -240,7 +240,7 @@ def take_turns(connection: Connection, topic: Topic, name: str = "") -> None:
 
 
 def share_turn(connection: Connection, topic: Topic, name: str = "") -> None:
-    """Wait until nobody has `topic` to themselves, and keep them off until the transaction ends; others may share it."""
+    """Wait until nobody has `topic` alone, and let nobody have it alone until the transaction ends."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock_shared(_number_of(topic, name))))
 

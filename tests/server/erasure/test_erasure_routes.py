@@ -89,6 +89,11 @@ def test_a_person_erases_itself_and_is_not_told_of_others_devices(person: Caller
     assert world.count(interactions) == 1
 
 
+def test_a_person_need_not_know_its_own_name(person: Caller, world: World) -> None:
+    world.asks(person.user, "own")
+    assert person.erases().json()["erased"]["interactions"] == 1
+
+
 def test_nobody_but_an_administrator_erases_others(person: Caller, phone: Caller, world: World) -> None:
     world.asks("anna", "anna-1")
     for caller in (person, phone):

@@ -12,7 +12,7 @@ from everswarm.schemas.server import Scope
 from everswarm.server.auth import Principal, require
 from everswarm.server.database import Database, DatabaseDep
 from everswarm.server.erasure.service import erase
-from everswarm.server.feedback.repository import find_interaction
+from everswarm.server.feedback.repository import device_of, find_interaction
 from everswarm.server.fleet.repository import device_of_key
 from everswarm.server.gateway.cache import AnswerCache
 from everswarm.server.registry.storage import open_storage
@@ -27,7 +27,8 @@ Person = Annotated[Principal, Depends(require(Scope.USER, Scope.DEVICE))]
 def erase_what_is_named(http: Request, database: DatabaseDep, principal: Person, request: ErasureRequest) -> Erasure:
     """Erase what is stored of a user, a device or one interaction, and say what was trained with it.
 
-    A key of a user or a device erases itself, or an interaction of its own; only an administrator has files deleted.
+    A key of a user or a device erases itself, which `{}` means, or an interaction of its own; only an administrator has
+    files deleted.
     """
     settings: Settings = http.app.state.settings
     cache: AnswerCache | None = http.app.state.gateway.answer_cache
@@ -54,7 +55,12 @@ def own_name(database: Database, principal: Principal, request: ErasureRequest) 
             "`files` out, and ask an administrator for the rest."
         )
     with database.read() as connection:
-        own = {principal.user, device_of_key(connection, principal.key_id)}
+        own = {
+            None,
+            principal.user,
+            device_of_key(connection, principal.key_id),
+            device_of(connection, principal.user),
+        }
         owned = request.interaction and find_interaction(connection, request.interaction)
     if request.interaction is not None:
         if not owned or principal.user not in (owned.user, owned.sender):

@@ -198,8 +198,8 @@ def check_key(database: Database) -> None:
         sealed = repository.checked_text(connection)
     if sealed is not None and not database.has_key:
         raise ConfigurationError(
-            f"The key of this database is gone: {KEY_NAME} is not there, and {KEY_VARIABLE} is not set. Put it back from "
-            "your copy; without it what people said cannot be read."
+            f"The key of this database is gone: {KEY_NAME} is not there, and {KEY_VARIABLE} is not set. Put it back "
+            "from your copy; without it what people said cannot be read."
         )
     if sealed is None:
         with database.transaction() as connection:

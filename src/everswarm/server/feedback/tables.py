@@ -103,6 +103,6 @@ key_check = Table(
 erased = Table(
     "erased",
     metadata,
-    Column("fingerprint", LargeBinary(16), primary_key=True),  # of the id of an interaction that must not come back
+    Column("fingerprint", LargeBinary(16), primary_key=True),  # of an id that must not come back, or of what else went
     Column("erased_at", UtcDateTime, nullable=False),
 )

@@ -47,7 +47,9 @@ def written_folder(target: Path, *, force: bool) -> Iterator[Path]:
         raise BadRequestError(f"{target} is a file. Name a folder that is not there yet.")
     held = {path.name for path in target.iterdir()} if target.exists() else set()
     if held and not force:
-        raise BadRequestError(f"{target} is not empty. Name another folder, or empty it; export replaces one with --force.")
+        raise BadRequestError(
+            f"{target} is not empty. Name another folder, or empty it; export replaces one with --force."
+        )
     if held - {CARD_NAME, DATA_NAME}:
         other = sorted(held - {CARD_NAME, DATA_NAME})[0]
         raise BadRequestError(
