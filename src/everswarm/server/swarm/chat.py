@@ -145,6 +145,8 @@ class Events:
 
     async def _begin(self) -> None:
         self.have_begun = True
+        if self._turn.recording is not None and self._turn.begins_thread:
+            self._turn.recording.thread_is_stored = True  # its id is told now
         headers = [
             *self._headers,
             (b"content-type", b"text/event-stream; charset=utf-8"),

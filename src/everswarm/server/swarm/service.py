@@ -101,7 +101,9 @@ class Swarm:
         if wishes.thread is not None:
             await self._planner.open_thread(turn, wishes.thread)
             if turn.thread is not None:
-                recording.thread_id, recording.thread_is_stored = turn.thread.thread_id, not turn.thread.is_new
+                recording.thread_id = turn.thread.thread_id
+                # one that begins here nobody else can delete before its id is told
+                recording.thread_is_stored = not turn.thread.is_new and not turn.begins_thread
         return turn
 
     async def answer(self, turn: Turn) -> Answered:
