@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -67,7 +68,7 @@ class FilesAside(ArtifactStore, LocalWorkspace):
         for number, artifact in enumerate(self._held.values()):
             self.report(number, len(self._held), f"storing {artifact.name}")
             with self.open(artifact.sha256) as file:
-                chunks = iter(lambda file=file: file.read(CHUNK_BYTES), b"")  # type: ignore[misc]
+                chunks = iter(partial(file.read, CHUNK_BYTES), b"")
                 store.put_stream(chunks, sha256=artifact.sha256, kind=artifact.kind, name=artifact.name)
 
 

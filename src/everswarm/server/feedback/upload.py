@@ -22,6 +22,7 @@ from everswarm.schemas.interaction import JudgedInteraction
 from everswarm.schemas.server import Scope as KeyScope
 from everswarm.schemas.sync import MAX_INTERACTIONS_A_BATCH, TrainingFeedback
 from everswarm.server.auth import authorise
+from everswarm.server.bodies import read_body
 from everswarm.server.feedback.batches import Upload, data_id, upload_of
 from everswarm.server.feedback.drafting import Incoming
 from everswarm.server.feedback.ingest import Ingest
@@ -78,7 +79,7 @@ async def upload_training_feedback(scope: Scope, receive: Receive, send: Send) -
 
 
 async def _upload(scope: Scope, receive: Receive, is_admin: bool) -> Upload:
-    body = await _read(receive)
+    body = await read_body(receive)
     is_gzip, limit_bytes = _is_gzip(scope["headers"]), scope["app"].state.settings.max_body_bytes
     if is_gzip or len(body) > READ_ASIDE_BYTES:
         return await run_in_threadpool(_read_packed, body, is_gzip, limit_bytes, is_admin)
@@ -89,18 +90,6 @@ async def _answer(body: bytes, send: Send) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-async def _read(receive: Receive) -> bytes:
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        return body
-    parts = [body]
-    while message.get("more_body", False):
-        message = await receive()
-        parts.append(message.get("body", b""))
-    return b"".join(parts)
 
 
 def _is_gzip(headers: list[tuple[bytes, bytes]]) -> bool:

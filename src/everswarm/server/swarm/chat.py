@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from everswarm.errors import EverswarmError
 from everswarm.llm import wire
@@ -20,6 +20,7 @@ from everswarm.llm.protocol import Chunk
 from everswarm.schemas.gateway import Priority
 from everswarm.schemas.server import Scope as KeyScope
 from everswarm.server.auth import Principal, authorise
+from everswarm.server.bodies import read_body
 from everswarm.server.gateway import Gateway
 from everswarm.server.swarm.recording import Asker
 from everswarm.server.swarm.requests import Chat, read_chat, read_wishes
@@ -40,7 +41,7 @@ async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
     state = scope["app"].state
     headers = scope["headers"]
     principal = await authorise(headers, state.database, KeyScope.USER, KeyScope.DEVICE)
-    chat = read_chat(await _read(receive))
+    chat = read_chat(await read_body(receive))
     wishes = read_wishes(headers)
     swarm: Swarm = state.swarm
     priority = Priority.DEVICE if principal.scope is KeyScope.DEVICE else Priority.INTERACTIVE
@@ -208,18 +209,6 @@ class ReaderWatch:
         self._has_left = True
         if self._task is not None:
             self._task.cancel()
-
-
-async def _read(receive: Receive) -> bytes:
-    message: Message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        return body
-    parts = [body]
-    while message.get("more_body", False):
-        message = await receive()
-        parts.append(message.get("body", b""))
-    return b"".join(parts)
 
 
 def _asker(principal: Principal, chat: Chat) -> Asker:
