@@ -27,13 +27,6 @@ Erase = Callable[..., Result]
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    made = tmp_path / "home"
-    made.mkdir(mode=0o700)
-    return made
-
-
-@pytest.fixture
 def world(home: Path) -> Iterator[World]:
     """A home as a stopped server left it: a device whose record was learnt from."""
     settings = Settings(home=home)

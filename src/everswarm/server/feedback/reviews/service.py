@@ -29,7 +29,6 @@ from everswarm.server.feedback.reading import storable
 from everswarm.server.feedback.repository import SWARM
 from everswarm.server.feedback.reviews import repository
 from everswarm.server.feedback.reviews.agreement import agreeing_share, krippendorff_alpha
-from everswarm.server.feedback.reviews.repository import DoubtfulInteraction
 
 CAMPAIGN_CHARACTERS = 64
 ONE_TICK = timedelta(microseconds=1)
@@ -59,20 +58,20 @@ def store_suspicions(connection: Connection, suspicions: Iterable[Suspicion], *,
     return len(added)
 
 
-def add_doubtful(connection: Connection, *, limit: int, now: datetime) -> int:
-    """Put at most `limit` interactions with doubtful judgements into the queue; return how many.
-
-    It looks at all judgements (7 s a million) in the transaction of `connection`; `sample_doubtful` lets others write.
-    """
-    return _open_doubtful(connection, repository.doubtful_interactions(connection, limit=limit), now=now)
-
-
 def sample_doubtful(database: Database, *, limit: int) -> ReviewsAdded:
-    """Put at most `limit` interactions with doubtful judgements into the queue."""
+    """Put at most `limit` interactions with doubtful judgements into the queue.
+
+    All judgements are looked at (7 s a million) before the transaction, so that others may write.
+    """
     with database.read() as connection:
         found = repository.doubtful_interactions(connection, limit=limit)
+    now = datetime.now(UTC)
+    rows = [
+        _new_row(id_, now=now, reason="doubt", score=doubt.score, detail=doubt.detail, campaign=None, dataset=None)
+        for id_, doubt in found
+    ]
     with database.transaction() as connection:
-        return ReviewsAdded(added=_open_doubtful(connection, found, now=datetime.now(UTC)))
+        return ReviewsAdded(added=len(repository.insert_reviews(connection, rows)))
 
 
 def review_queue(
@@ -156,14 +155,6 @@ def outcome(verdicts: Sequence[Verdict], *, reviewers: int) -> ReviewState:
 def verdicts(connection: Connection) -> dict[str, Literal["accepted", "rejected"]]:
     """Return what reviewers decided, by interaction id: what curation obeys. Open and disputed ones are not in it."""
     return {row.interaction_id: row.state for row in repository.decided_reviews(connection)}
-
-
-def _open_doubtful(connection: Connection, found: Sequence[DoubtfulInteraction], *, now: datetime) -> int:
-    rows = [
-        _new_row(id_, now=now, reason="doubt", score=doubt.score, detail=doubt.detail, campaign=None, dataset=None)
-        for id_, doubt in found
-    ]
-    return len(repository.insert_reviews(connection, rows))
 
 
 def _row_of(suspicion: Suspicion, *, dataset: str, now: datetime) -> dict[str, Any]:
