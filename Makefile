@@ -19,7 +19,7 @@ TORCH_DONE := $(VENV)/.torch-$(call key,requirements/torch.txt)
 LOCK_DONE := $(VENV)/.lock-$(call key,requirements/build.txt requirements/lock.txt)
 SELF_DONE := $(VENV)/.self-$(call key,pyproject.toml)
 
-.PHONY: help setup demo serve test check browser scale bench bench-gateway bench-feedback clean lock
+.PHONY: help setup demo serve test check browser scale bench bench-gateway bench-feedback bench-distill clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,9 @@ bench-gateway: setup ## Measure what the gateway costs; ARGS=--litellm compares 
 
 bench-feedback: setup ## Measure what feedback costs to take and to curate, to a million records (12 minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks feedback $(ARGS)
+
+bench-distill: setup ## Measure what distillation costs beside TRL; ARGS='--feedback FILE' also what it teaches (3 hours)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks distill $(ARGS)
 
 clean: ## Remove .venv, var (the demo's state) and caches; models fetched for this user stay
 	@echo "Removing .venv, var, dist and the caches of mypy, pytest, ruff, hypothesis and Python."

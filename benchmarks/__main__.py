@@ -1,4 +1,4 @@
-"""`python -m benchmarks [loop] [gateway] [feedback] [--feedback FILE] [--quick] [--litellm [ENVIRONMENT]]`."""
+"""`python -m benchmarks [loop] [gateway] [feedback] [distill] [--feedback FILE] [--quick] [--litellm [FOLDER]]`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 from benchmarks import gateway, loop
+from benchmarks.distill import rows as distill
 from benchmarks.feedback import rows as feedback
 
-NAMES = ("loop", "gateway", "feedback")
+NAMES = ("loop", "gateway", "feedback", "distill")
 
 
 def main() -> None:
@@ -17,9 +18,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *NAMES], help="which to run; all when none is named")
     parser.add_argument(
-        "--feedback", type=Path, help="loop: JSON lines of real feedback, for the figures about learning"
+        "--feedback", type=Path, help="loop, distill: JSON lines of real feedback, for the figures about learning"
     )
-    parser.add_argument("--quick", action="store_true", help="gateway, feedback: a short look that keeps no result")
+    parser.add_argument(
+        "--quick", action="store_true", help="gateway, feedback, distill: a short look that keeps no result"
+    )
     parser.add_argument(
         "--litellm",
         nargs="?",
@@ -38,6 +41,8 @@ def main() -> None:
         gateway.run(quick=arguments.quick, with_litellm=arguments.litellm is not None, litellm=environment)
     if "feedback" in names:
         feedback.run(quick=arguments.quick)
+    if "distill" in names:
+        distill.run(arguments.feedback, quick=arguments.quick)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def held_out(report: dict[str, Any], feedback: Path) -> dict[str, float]:
     suites: dict[str, Sequence[Any]] = {
         "test": read_examples(files.path(dataset.data.sha256), split="test"),
         "general": general_suite(),
-        "instructions": _instructions(feedback.parent / "feedback-instructions.jsonl"),
+        "instructions": instructions(feedback.parent / "feedback-instructions.jsonl"),
     }
     found = _bits_per_byte(weights, {"sft": sft, "candidate": candidate}, suites)
     found["test_examples"] = len(suites["test"])
@@ -76,7 +76,7 @@ def _train_yardstick(dataset: Path, weights: Path, out: Path) -> None:
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=sys.stderr)
 
 
-def _instructions(path: Path) -> Sequence[Any]:
+def instructions(path: Path) -> Sequence[Any]:
     """Real general instructions that no training saw; none where the file is not there."""
     from everswarm.schemas.interaction import JudgedInteraction
     from everswarm.training.evaluation import GeneralExample

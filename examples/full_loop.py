@@ -24,8 +24,10 @@ from everswarm.schemas.interaction import JudgedInteraction, Message
 from everswarm.schemas.release import Release
 from everswarm.schemas.targets import LabelCheckpoint, SoftTargets
 from everswarm.server.experiments.promotion import decide
+from everswarm.settings import TeacherSettings
 from everswarm.training.curation import curate, read_examples
-from everswarm.training.distillation import distill, hindsight_teacher, label
+from everswarm.training.distillation import distill, label
+from everswarm.training.distillation.teachers.weights import open_weights_teacher, weights_revision
 from everswarm.training.evaluation import general_suite
 from everswarm.training.evaluation.hf_score import HfModel
 from everswarm.training.evaluation.metrics import bits_per_byte, comparison_of
@@ -102,18 +104,20 @@ def curate_feedback(workspace: LocalWorkspace, snapshot: Artifact) -> Artifact:
 
 def label_with_hindsight(workspace: LocalWorkspace, dataset: Artifact, student: Path) -> SoftTargets:
     """Dataset → soft targets: the model itself, shown the correction, says what it finds likely."""
-    weights = describe(student / "model.safetensors", kind=ArtifactKind.BASE_GGUF)
+    teacher = open_weights_teacher(
+        TeacherSettings(), folder=student, model=STUDENT, revision=weights_revision(student), threads=1
+    )
     targets = label(
         read_examples(workspace.fetch(dataset), split="train"),
         dataset=dataset.sha256,
-        weights=student,
-        teacher=hindsight_teacher(STUDENT, weights.sha256),
+        teachers=[teacher],
         out_dir=workspace.folder,
         done=LabelCheckpoint(),
         store_shard=lambda path: workspace.store(path, kind=ArtifactKind.SOFT_TARGETS),
         on_checkpoint=lambda done: workspace.save_checkpoint(done.model_dump(mode="json")),
     )
-    say("label", f"{targets.tokens} tokens in {len(targets.shards)} shards, the {targets.top_k} likeliest of each kept")
+    [cache] = targets.caches
+    say("label", f"{cache.tokens} tokens in {len(cache.shards)} shards, the {cache.top_k} likeliest of each kept")
     return targets
 
 
@@ -122,7 +126,8 @@ def distill_student(workspace: LocalWorkspace, dataset: Artifact, targets: SoftT
     done = distill(
         examples=read_examples(workspace.fetch(dataset), split="train"),
         weights=student,
-        targets=[workspace.fetch(shard) for shard in targets.shards],
+        targets=targets,
+        shards=[workspace.fetch(shard) for cache in targets.caches for shard in cache.shards],
         recipe=RECIPE,
         seed=0,
         student=STUDENT,

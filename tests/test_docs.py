@@ -25,13 +25,14 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if "plans" not in path.relative_to(ROOT).parts
 )
-GUIDES = ("batches", "chat-with-any-client", "cli", "devices", "endpoints", "feedback", "operations")
+GUIDES = ("batches", "chat-with-any-client", "cli", "devices", "endpoints", "feedback", "operations", "teachers")
 VARIABLES_OF_COMMANDS = {
     "EVERSWARM_SERVER",
     "EVERSWARM_KEY",
     "EVERSWARM_CONFIG",
     "EVERSWARM_DEVICE_HOME",
     "EVERSWARM_TEXT_KEY",
+    "EVERSWARM_TEACHER_KEY",
 }  # no settings: read by commands, or a secret
 
 

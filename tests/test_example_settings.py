@@ -17,7 +17,7 @@ from everswarm.settings import Settings, load_settings
 EXAMPLE = Path(__file__).parents[1] / "everswarm.example.toml"
 OF_THIS_MACHINE = {"home", "models_dir"}  # their defaults are folders of the user
 NAMED_BY_USERS = {"roles", "tools"}  # tables of sections
-FREE_TABLES = {"swarm.strategies"}
+FREE_TABLES = {"swarm.strategies", "cycle.teachers.task_weights"}
 
 
 def uncommented() -> str:
@@ -81,5 +81,6 @@ def test_uncommented_example_is_accepted(tmp_path: Path, monkeypatch: pytest.Mon
     assert settings.endpoints[0].quota is not None
     assert settings.endpoints[0].quota.shared == "account"
     assert settings.cycle.schedule == "0 3 * * 1"
+    assert settings.cycle.teachers[0].task_weights == {"mathematics": 2.0}
     assert settings.roles["translator"].endpoint == "ollama"
     assert settings.tools["files"].command[0] == "npx"

@@ -31,7 +31,7 @@ from everswarm.server.auth.service import list_keys, principal_of, revoke_keys_l
 from everswarm.server.cycles import repository
 from everswarm.server.database import Database
 from everswarm.server.home import HomeLock
-from everswarm.settings import Settings, load_settings
+from everswarm.settings import Settings, TeacherSettings, load_settings
 
 PATIENCE_SECONDS = 60.0
 VERBS = ("demo", "serve", "worker", "cycle", "feedback", "device", "models", "release", "keys")
@@ -164,6 +164,10 @@ def test_start_of_the_command_loads_no_heavy_library() -> None:
     [
         (("cycel",), "No such command 'cycel'"),
         (("cycle", "run", "--train-examples", "many"), "Invalid value for '--train-examples'"),
+        (("cycle", "run", "--teacher", "gpt"), "Invalid value for --teacher: 'gpt' names no teacher. Write student,"),
+        (("cycle", "run", "--teacher", "gguf:/a.gguf", "--precision", "nf4"), "precision is chosen for weights; a"),
+        (("cycle", "run", "--no-hindsight"), "about the teachers that --teacher names, and it names none. Add"),
+        (("cycle", "run", "--teacher-template", "jinja"), "Invalid value for '--teacher-template'"),
         (("keys", "create", "--scope", "god"), "'god' is not one of"),
         (("feedback", "import"), "Missing argument 'file'"),
     ],
@@ -331,6 +335,24 @@ def test_cycle_with_too_little_feedback_says_how_much_there_is_and_is_needed(run
     assert re.search(r"\b24\b", result.err)
     assert re.search(r"\b0\b", result.err)
     assert result.out == ""
+
+
+def test_teachers_of_the_command_reach_the_server(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def start(_client: EverswarmClient, wish: dict[str, Any]) -> None:
+        asked.append(wish)
+        raise UnauthorizedError("enough")
+
+    monkeypatch.setattr(EverswarmClient, "start_cycle", start)
+    teachers = ("--teacher", "weights:org/m", "--teacher", "student", "--no-hindsight", "--precision", "float16")
+    run("cycle", "run", *teachers, "--teacher-template", "plain", "--home", served.home)
+    run("cycle", "run", "--home", served.home)
+    first, second = (TeacherSettings.model_validate(one) for one in asked[0]["teachers"])
+    assert (first.name, second.name) == ("weights:org/m", "student")
+    for one in (first, second):
+        assert (one.hindsight, one.precision, one.template) == (False, "float16", "plain")
+    assert "teachers" not in asked[1]  # the server's settings say who
 
 
 def test_cycle_that_does_not_exist_is_not_found(run: Run, served: Served) -> None:

@@ -81,14 +81,25 @@ RESULTS: dict[Stage, dict[str, Any]] = {
         "split_of_user": {"user0": "train"},
     },
     Stage.LABEL: {
-        "teacher": {"model": "tiny", "weights_sha256": "1" * 64, "hindsight": True, "template": "t"},
         "dataset": "b" * 64,
-        "shards": [artifact("6", "soft-targets")],
+        "caches": [
+            {
+                "teacher": {
+                    "asked": {},
+                    "model": "tiny",
+                    "revision": "1" * 64,
+                    "quantization": "float32",
+                    "template": "chat-1/ask-again-1",
+                },
+                "shards": [artifact("6", "soft-targets")],
+                "texts": {"target": 8},
+                "tokens": 10,
+                "text_bytes": 40,
+                "top_k": 20,
+                "top_k_mass": 0.99,
+            }
+        ],
         "digest": "c" * 64,
-        "top_k": 20,
-        "tokens": 10,
-        "text_bytes": 40,
-        "top_k_mass": 0.99,
     },
     Stage.DISTILL: ADAPTER,
     Stage.EXPORT: {

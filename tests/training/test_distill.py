@@ -1,11 +1,14 @@
+"""A student's run on cached soft targets: what it learns, where it goes on after a crash, and what it refuses."""
+
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,11 +20,15 @@ from everswarm.errors import StageFailedError
 from everswarm.schemas.adapter import Recipe
 from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.dataset import Example
-from everswarm.schemas.targets import LabelCheckpoint
-from everswarm.training.distillation import Distilled, distill, hindsight_teacher, label
-from everswarm.training.distillation.alignment import LessonMaker, align
-from everswarm.training.distillation.losses import soft_target_loss
-from everswarm.training.distillation.target_shards import ScoredText, read_shards
+from everswarm.schemas.targets import LabelCheckpoint, SoftTargets, Teacher
+from everswarm.settings import TeacherSettings
+from everswarm.training.distillation import Distilled, distill, label
+from everswarm.training.distillation.lessons import Lesson, LessonMaker
+from everswarm.training.distillation.losses import forward_kl
+from everswarm.training.distillation.scored_text import ScoredText
+from everswarm.training.distillation.target_shards import read_shards
+from everswarm.training.distillation.teachers import TeacherToOpen, Text
+from everswarm.training.distillation.teachers.weights import open_weights_teacher
 from everswarm.training.distillation.trainer import collate
 
 Examples = Callable[[int], list[Example]]
@@ -40,43 +47,109 @@ RECIPE = Recipe(
 )
 
 
-@pytest.fixture(scope="module")
-def shards(tiny_student: Path, make_examples: Examples, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Soft targets of ten examples."""
-    folder = tmp_path_factory.mktemp("shards")
+class Labelled(NamedTuple):
+    """Soft targets and their files."""
+
+    targets: SoftTargets
+    shards: list[Path]
+
+    def scored(self) -> list[ScoredText]:
+        return list(read_shards(self.shards))
+
+
+class OwnWords:
+    """A teacher that answers with words of its own, and tells no log-probabilities."""
+
+    scores_given_text = False
+    top_k = 0
+
+    def __init__(self, *, silent_about: str = "") -> None:
+        self.silent_about = silent_about
+
+    def label(self, texts: list[Text], **_named: object) -> list[ScoredText]:
+        none = np.zeros(0, dtype=np.float32)
+        return [
+            ScoredText(
+                id=text.example.id,
+                source="teacher",
+                text=b"It is far.",
+                ended=True,
+                end=none.astype(np.int32),
+                logprob=none,
+                vocabulary=[],
+                top=np.zeros((0, 0), dtype=np.int32),
+                top_logprob=np.zeros((0, 0), dtype=np.float32),
+                tail_logprob=none,
+            )
+            for text in texts
+            if text.example.id != self.silent_about
+        ]
+
+
+def own_words(**options: str) -> TeacherToOpen:
+    asked = TeacherSettings(source="endpoint", model="primary")
+    record = Teacher(asked=asked, model="primary", revision="as served", quantization="as served", template="chat-1")
+    return TeacherToOpen(record, lambda: OwnWords(**options))  # type: ignore[arg-type, return-value]  # a list will do
+
+
+def student_as_teacher(folder: Path, *, top_k: int = 20, **asked: Any) -> TeacherToOpen:
+    return open_weights_teacher(
+        TeacherSettings(**asked), folder=folder, model="tiny/student", revision="0" * 64, threads=1, top_k=top_k
+    )
+
+
+def labelled(examples: list[Example], folder: Path, *teachers: TeacherToOpen, **options: Any) -> Labelled:
     stored: list[Path] = []
 
     def store(path: Path) -> Artifact:
         stored.append(path)
-        return Artifact(sha256="0" * 64, size_bytes=1, kind=ArtifactKind.SOFT_TARGETS, name=path.name)
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        return Artifact(sha256=digest, size_bytes=len(data), kind=ArtifactKind.SOFT_TARGETS, name=path.name)
 
-    label(
-        make_examples(10),
+    targets = label(
+        examples,
         dataset="1" * 64,
-        weights=tiny_student,
-        teacher=hindsight_teacher("tiny/student", "0" * 64),
+        teachers=teachers,
         out_dir=folder,
         done=LabelCheckpoint(),
         store_shard=store,
         on_checkpoint=lambda _done: None,
         shard_examples=4,
+        **options,
     )
-    return stored
+    return Labelled(targets, stored)
 
 
-def train(examples: list[Example], weights: Path, shards: list[Path], work_dir: Path, **options: Any) -> Distilled:
-    arguments: dict[str, Any] = {"recipe": RECIPE, "seed": 3, "student": "tiny/student"} | options
-    return distill(examples=examples, weights=weights, targets=shards, work_dir=work_dir, **arguments)
+@pytest.fixture(scope="module")
+def soft(tiny_student: Path, make_examples: Examples, tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    """Soft targets of ten examples, by the student in hindsight."""
+    return labelled(make_examples(10), tmp_path_factory.mktemp("shards"), student_as_teacher(tiny_student))
 
 
-def test_run_learns_and_reports(
-    tiny_student: Path, make_examples: Examples, shards: list[Path], tmp_path: Path
-) -> None:
+def train(examples: list[Example], weights: Path, soft: Labelled, work_dir: Path, **options: Any) -> Distilled:
+    arguments: dict[str, Any] = {"recipe": RECIPE, "seed": 3, "student": "tiny/student", **soft._asdict()} | options
+    return distill(examples=examples, weights=weights, work_dir=work_dir, **arguments)
+
+
+def lesson_maker(tiny_student: Path, *, max_tokens: int = 128) -> LessonMaker:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
+    return LessonMaker(tokenizer, RECIPE.model_copy(update={"max_tokens": max_tokens}), vocabulary=len(tokenizer))
+
+
+def weights_of(done: Distilled) -> bytes:
+    return (done.adapter_dir / "adapter_model.safetensors").read_bytes()
+
+
+# --- what a run gives
+
+
+def test_run_learns_and_reports(tiny_student: Path, make_examples: Examples, soft: Labelled, tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     done = train(
         make_examples(10),
         tiny_student,
-        shards,
+        soft,
         tmp_path,
         recipe=RECIPE.model_copy(update={"epochs": 4}),
         on_progress=lambda *progress: seen.append(progress),
@@ -98,9 +171,9 @@ def test_run_learns_and_reports(
 
 
 def test_configuration_names_the_model_and_no_folder(
-    tiny_student: Path, make_examples: Examples, shards: list[Path], tmp_path: Path
+    tiny_student: Path, make_examples: Examples, soft: Labelled, tmp_path: Path
 ) -> None:
-    done = train(make_examples(4), tiny_student, shards, tmp_path)
+    done = train(make_examples(4), tiny_student, soft, tmp_path)
     text = (done.adapter_dir / "adapter_config.json").read_text(encoding="utf-8")
     config = json.loads(text)
     assert config["base_model_name_or_path"] == "tiny/student"
@@ -110,12 +183,35 @@ def test_configuration_names_the_model_and_no_folder(
     assert {path.name for path in done.adapter_dir.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
 
 
+def test_all_linear_recipe_trains_every_layer(
+    tiny_student: Path, make_examples: Examples, soft: Labelled, tmp_path: Path
+) -> None:
+    recipe = RECIPE.model_copy(update={"target_modules": "all-linear"})
+    done = train(make_examples(4), tiny_student, soft, tmp_path, recipe=recipe)
+    names = set(load_file(done.adapter_dir / "adapter_model.safetensors"))
+    assert any("down_proj" in name for name in names)
+    assert not any("lm_head" in name for name in names)
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(
+    tiny_student: Path, make_examples: Examples, soft: Labelled, tmp_path: Path
+) -> None:
+    first, again, other = (
+        weights_of(train(make_examples(6), tiny_student, soft, tmp_path / str(number), seed=seed))
+        for number, seed in enumerate((1, 1, 2))
+    )
+    assert first == again != other
+
+
+# --- after a crash
+
+
 @pytest.mark.parametrize("cut_at", [2, 4])
 def test_resumed_run_equals_one_that_was_never_cut(
-    tiny_student: Path, make_examples: Examples, shards: list[Path], tmp_path: Path, cut_at: int
+    tiny_student: Path, make_examples: Examples, soft: Labelled, tmp_path: Path, cut_at: int
 ) -> None:
     examples = make_examples(10)
-    whole = train(examples, tiny_student, shards, tmp_path / "whole")
+    whole = train(examples, tiny_student, soft, tmp_path / "whole")
     saved = tmp_path / "saved"
 
     def killed(folder: Path, step: int) -> None:
@@ -124,22 +220,21 @@ def test_resumed_run_equals_one_that_was_never_cut(
             raise RuntimeError("the worker was killed")
 
     with pytest.raises(RuntimeError):
-        train(examples, tiny_student, shards, tmp_path / "cut", on_checkpoint=killed)
-    resumed = train(examples, tiny_student, shards, tmp_path / "again", resume_from=saved)
+        train(examples, tiny_student, soft, tmp_path / "cut", on_checkpoint=killed)
+    resumed = train(examples, tiny_student, soft, tmp_path / "again", resume_from=saved)
     assert resumed.curve == whole.curve
     assert resumed[2:] == whole[2:]
-    files = [run.adapter_dir / "adapter_model.safetensors" for run in (whole, resumed)]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    assert weights_of(resumed) == weights_of(whole)
 
 
 def test_checkpoint_is_small_and_whole(
-    tiny_student: Path, make_examples: Examples, shards: list[Path], tmp_path: Path
+    tiny_student: Path, make_examples: Examples, soft: Labelled, tmp_path: Path
 ) -> None:
     names: dict[int, set[str]] = {}
     train(
         make_examples(10),
         tiny_student,
-        shards,
+        soft,
         tmp_path,
         on_checkpoint=lambda folder, step: names.update({step: {path.name for path in folder.iterdir()}}),
     )
@@ -154,158 +249,144 @@ def test_checkpoint_is_small_and_whole(
     assert not names[2] & {"tokenizer.json", "model.safetensors"}
 
 
-def test_same_seed_gives_the_same_weights_and_another_seed_others(
-    tiny_student: Path, make_examples: Examples, shards: list[Path], tmp_path: Path
+# --- what is compared with what
+
+
+def test_answers_of_a_batch_go_through_the_head_as_those_of_one_text_at_a_time(
+    tiny_student: Path, make_examples: Examples, soft: Labelled
 ) -> None:
-    files = [
-        train(make_examples(6), tiny_student, shards, tmp_path / str(number), seed=seed).adapter_dir
-        / "adapter_model.safetensors"
-        for number, seed in enumerate((1, 1, 2))
-    ]
-    first, again, other = (file.read_bytes() for file in files)
-    assert first == again != other
-
-
-def test_batch_loss_is_that_of_the_plain_model(tiny_student: Path, make_examples: Examples, shards: list[Path]) -> None:
-    """Answer positions alone through the last layer, padded and batched, against one example at a time in full."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_student)
     model = AutoModelForCausalLM.from_pretrained(tiny_student).eval()
-    maker = LessonMaker(tokenizer, max_tokens=128)
-    examples, scored = make_examples(3), list(read_shards(shards))
-    lessons = [maker.make(example, text) for example, text in zip(examples, scored, strict=False)]
-    batch = collate([lesson for lesson in lessons if lesson])
+    lessons = lessons_of(make_examples(3), soft, lesson_maker(tiny_student))
+    batch = collate(lessons, vocabulary=len(tokenizer))
     with torch.inference_mode():
         hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
         found = model.lm_head(hidden.flatten(0, 1)[batch["positions"]])
-        alone = [
-            model(torch.tensor([lesson.ids])).logits[0, lesson.prompt_tokens - 1 : -1] for lesson in lessons if lesson
-        ]
+        alone = [model(torch.tensor([lesson.ids])).logits[0, lesson.prompt_tokens - 1 : -1] for lesson in lessons]
     assert torch.allclose(found, torch.cat(alone), atol=1e-5)
-    answers = [tokenizer(example.target)["input_ids"] + [tokenizer.eos_token_id] for example in examples]
-    assert batch["answer_ids"].tolist() == [number for answer in answers for number in answer]
+    answers = [tokenizer(example.target)["input_ids"] + [tokenizer.eos_token_id] for example in make_examples(3)]
+    assert batch["ids"].tolist() == [number for answer in answers for number in answer]
+
+
+def lessons_of(examples: list[Example], soft: Labelled, maker: LessonMaker) -> list[Lesson]:
+    scored = {text.id: text for text in soft.scored()}
+    return [lesson for example in examples for lesson in maker.lessons(example, [scored[example.id]])]
 
 
 def test_cached_targets_give_the_dense_loss_when_k_is_the_vocabulary(
     tiny_student: Path, make_examples: Examples, tmp_path: Path
 ) -> None:
-    """The whole path, 16-bit parquet and bytes included, against the teacher's own logits."""
-    example = make_examples(1)[0]
-    stored: list[Path] = []
-
-    def store(path: Path) -> Artifact:
-        stored.append(path)
-        return Artifact(sha256="0" * 64, size_bytes=1, kind=ArtifactKind.SOFT_TARGETS, name=path.name)
-
-    label(
-        [example],
-        dataset="1" * 64,
-        weights=tiny_student,
-        teacher=hindsight_teacher("tiny/student", "0" * 64).model_copy(
-            update={"hindsight": False, "template": "plain-1"}
-        ),
-        out_dir=tmp_path,
-        done=LabelCheckpoint(),
-        store_shard=store,
-        on_checkpoint=lambda _done: None,
-        top_k=100_000,
-    )
-    [scored] = read_shards(stored)
-    lesson = LessonMaker(AutoTokenizer.from_pretrained(tiny_student), max_tokens=128).make(example, scored)
-    assert lesson is not None
+    """The whole path, parquet and bytes included, against the teacher's own logits."""
+    teacher = student_as_teacher(tiny_student, top_k=100_000, hindsight=False)
+    [lesson] = lessons_of(make_examples(1), labelled(make_examples(1), tmp_path, teacher), lesson_maker(tiny_student))
     model = AutoModelForCausalLM.from_pretrained(tiny_student).eval()
     with torch.inference_mode():
-        teacher = model(torch.tensor([lesson.ids])).logits[0, lesson.prompt_tokens - 1 : -1].log_softmax(-1)
+        told = model(torch.tensor([lesson.ids])).logits[0, lesson.prompt_tokens - 1 : -1].log_softmax(-1)
     torch.manual_seed(5)
-    student = torch.randn_like(teacher)
-    dense = (teacher.exp() * (teacher - student.log_softmax(-1))).sum(-1)
-    targets = (torch.from_numpy(part) for part in (lesson.top_ids, lesson.top_logprobs, lesson.tail_logprob))
-    assert torch.allclose(soft_target_loss(student, *targets), dense, atol=1e-3)
-
-
-def scored_text(top_bytes: list[list[bytes]], spans: list[tuple[int, int]]) -> ScoredText:
-    """A teacher that gives 0.4, 0.3 and 0.2 to its candidates and 0.1 to the tail."""
-    count = len(spans)
-    return ScoredText(
-        id="x",
-        text=b"abcd",
-        start=[start for start, _ in spans],
-        end=[end for _, end in spans],
-        logprob=np.zeros(count, np.float32),
-        top_bytes=top_bytes,
-        top_logprob=np.log(np.tile(np.array([0.4, 0.3, 0.2], np.float32), (count, 1))),
-        tail_logprob=np.log(np.full(count, 0.1, np.float32)),
-    )
-
-
-def test_teacher_of_another_tokenizer_speaks_where_the_bytes_agree() -> None:
-    scored = scored_text([[b"ab", b"x", b"y"], [b"c", b"ab", b"zz"], [b"", b"c", b"ab"]], [(0, 2), (2, 3), (4, 4)])
-    ids, logprobs, tail = align(scored, [(0, 2), (2, 4), (4, 4)], {b"ab": 7, b"c": 8, b"": 9})
-    assert ids[0, 0] == 7
-    assert np.exp(logprobs[0]).tolist() == pytest.approx([0.4, 0, 0])
-    assert math.exp(tail[0]) == pytest.approx(0.6)  # the student has no token for x and y
-    assert np.isneginf(logprobs[1]).all()  # bytes 2 to 4 are two tokens of the teacher's
-    assert ids[2].tolist() == [9, 8, 7]
-    assert math.exp(tail[2]) == pytest.approx(0.1)
-
-
-def test_candidate_with_the_bytes_of_another_goes_to_the_tail() -> None:
-    scored = scored_text([[b"A", b"A", b"B"]], [(0, 4)])
-    ids, logprobs, tail = align(scored, [(0, 4)], {b"A": 1, b"B": 2})
-    assert ids[0, :2].tolist() == [1, 2]
-    assert np.exp(logprobs[0]).tolist() == pytest.approx([0.4, 0.2, 0])
-    assert math.exp(tail[0]) == pytest.approx(0.4)
+    student = torch.randn_like(told).log_softmax(-1)
+    dense = (told.exp() * (told - student)).sum(-1)
+    ids, top, tail = (torch.from_numpy(part) for part in (lesson.top_ids, lesson.top_logprobs, lesson.tail_logprob))
+    rest = student.exp().scatter(1, ids, 0.0).sum(-1).log()
+    assert torch.allclose(forward_kl(student.gather(1, ids), rest, top, tail), dense, atol=1e-3)
 
 
 def test_long_example_is_cut_and_one_without_room_is_left_out(
-    tiny_student: Path, make_examples: Examples, shards: list[Path]
+    tiny_student: Path, make_examples: Examples, soft: Labelled
 ) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
-    [example, scored] = make_examples(1)[0], next(iter(read_shards(shards)))
-    whole = LessonMaker(tokenizer, max_tokens=128).make(example, scored)
-    assert whole is not None
-    assert whole.ids[-1] == tokenizer.eos_token_id
-    cut = LessonMaker(tokenizer, max_tokens=whole.prompt_tokens + 3).make(example, scored)
-    assert cut is not None
+    [whole] = lessons_of(make_examples(1), soft, lesson_maker(tiny_student))
+    assert whole.ids[-1] == AutoTokenizer.from_pretrained(tiny_student).eos_token_id
+    maker = lesson_maker(tiny_student, max_tokens=whole.prompt_tokens + 3)
+    [cut] = lessons_of(make_examples(1), soft, maker)
     assert cut.answer_tokens == len(cut.top_ids) == 3
-    assert LessonMaker(tokenizer, max_tokens=whole.prompt_tokens).make(example, scored) is None
+    assert lessons_of(make_examples(1), soft, lesson_maker(tiny_student, max_tokens=whole.prompt_tokens)) == []
+
+
+# --- several teachers, and those that write themselves
+
+
+def test_teachers_that_agree_teach_as_one(
+    tiny_student: Path, make_examples: Examples, soft: Labelled, tmp_path: Path
+) -> None:
+    twice = labelled(
+        make_examples(4),
+        tmp_path / "labels",
+        student_as_teacher(tiny_student),
+        student_as_teacher(tiny_student, weight=3.0, task_weights={"other": 0.5}),
+    )
+    one = train(make_examples(4), tiny_student, soft, tmp_path / "one")
+    two = train(make_examples(4), tiny_student, twice, tmp_path / "two")
+    assert [point.loss for point in two.curve] == pytest.approx([point.loss for point in one.curve], rel=1e-3)
+
+
+def test_teacher_that_writes_text_alone_adds_its_answers_and_the_targets_stay(
+    tiny_student: Path, make_examples: Examples, tmp_path: Path
+) -> None:
+    examples = make_examples(4)
+    soft = labelled(examples, tmp_path / "labels", own_words(silent_about="example-2"))
+    done = train(examples, tiny_student, soft, tmp_path, recipe=RECIPE.model_copy(update={"batch_size": 1}))
+    assert done.steps == 4 + 3
+    assert {point.kl for point in done.curve} == {0.0}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
+    answers = [example.target for example in examples] + ["It is far."] * 3
+    assert done.trained_tokens == sum(len(tokenizer(answer)["input_ids"]) + 1 for answer in answers)
+    for point in done.curve:
+        assert point.loss == pytest.approx(point.cross_entropy, rel=1e-4)  # at its full weight: nobody else speaks
+
+
+def test_what_the_student_wrote_is_compared_and_not_learnt_by_heart(
+    tiny_student: Path, make_examples: Examples, tmp_path: Path
+) -> None:
+    soft = labelled(
+        make_examples(2), tmp_path, student_as_teacher(tiny_student), rollouts=lambda example: f"{example.id}?"
+    )
+    maker = lesson_maker(tiny_student)
+    texts = [text for text in soft.scored() if text.id == "example-1"]
+    lessons = maker.lessons(make_examples(1)[0], texts)
+    assert sorted(lesson.source for lesson in lessons) == ["rollout", "target"]
+    rollout = next(lesson for lesson in lessons if lesson.source == "rollout")
+    assert (rollout.text_weight.max(), rollout.forward_weight.max()) == (0.0, 0.0)
+    assert rollout.reverse_weight == pytest.approx(np.full(rollout.answer_tokens, 0.7))
+    done = train(make_examples(2), tiny_student, soft, tmp_path)
+    assert done.steps == 2
+    assert all(math.isfinite(point.kl) and point.kl > 0 for point in done.curve)
+
+
+# --- what is refused
 
 
 def test_run_without_room_for_any_answer_is_refused(
-    tiny_student: Path, make_examples: Examples, shards: list[Path], tmp_path: Path
+    tiny_student: Path, make_examples: Examples, soft: Labelled, tmp_path: Path
 ) -> None:
     small = RECIPE.model_copy(update={"max_tokens": 16})
     with pytest.raises(StageFailedError, match=r"None of the 4 training examples leaves room .* within 16 tokens"):
-        train(make_examples(4), tiny_student, shards, tmp_path, recipe=small)
+        train(make_examples(4), tiny_student, soft, tmp_path, recipe=small)
 
 
 def test_soft_targets_of_another_dataset_are_refused(
-    tiny_student: Path, make_examples: Examples, shards: list[Path], tmp_path: Path
+    tiny_student: Path, make_examples: Examples, soft: Labelled, tmp_path: Path
 ) -> None:
     with pytest.raises(StageFailedError, match="2 of 12 training examples have no soft targets, such as 'example-11'"):
-        train(make_examples(12), tiny_student, shards, tmp_path)
+        train(make_examples(12), tiny_student, soft, tmp_path)
     other = [example.model_copy(update={"target": "another"}) for example in make_examples(2)]
     with pytest.raises(StageFailedError, match="are of another text"):
-        train(other, tiny_student, shards, tmp_path)
+        train(other, tiny_student, soft, tmp_path)
+
+
+def test_shard_that_is_not_the_promised_one_is_refused(
+    tiny_student: Path, make_examples: Examples, soft: Labelled, tmp_path: Path
+) -> None:
+    swapped = [soft.shards[1], soft.shards[0], *soft.shards[2:]]
+    with pytest.raises(StageFailedError, match=r"sha256|digest"):
+        train(make_examples(10), tiny_student, soft, tmp_path, shards=swapped)
+    cut = tmp_path / soft.shards[0].name
+    cut.write_bytes(soft.shards[0].read_bytes()[:-40])
+    with pytest.raises(StageFailedError, match=r"\.parquet"):
+        train(make_examples(10), tiny_student, soft, tmp_path, shards=[cut, *soft.shards[1:]])
 
 
 def test_loss_that_is_not_a_number_stops_the_run(
-    tiny_student: Path, make_examples: Examples, shards: list[Path], tmp_path: Path
+    tiny_student: Path, make_examples: Examples, soft: Labelled, tmp_path: Path
 ) -> None:
     wild = RECIPE.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(StageFailedError, match=r"not a number at step \d+ of 5. Lower learning_rate"):
-        train(make_examples(10), tiny_student, shards, tmp_path, recipe=wild)
-
-
-def test_all_linear_recipe_trains_every_layer(
-    tiny_student: Path, make_examples: Examples, shards: list[Path], tmp_path: Path
-) -> None:
-    done = train(
-        make_examples(4),
-        tiny_student,
-        shards,
-        tmp_path,
-        recipe=RECIPE.model_copy(update={"target_modules": "all-linear"}),
-    )
-    names = set(load_file(done.adapter_dir / "adapter_model.safetensors"))
-    assert any("down_proj" in name for name in names)
-    assert not any("lm_head" in name for name in names)
+        train(make_examples(10), tiny_student, soft, tmp_path, recipe=wild)

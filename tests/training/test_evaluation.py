@@ -14,9 +14,9 @@ from everswarm.errors import BadRequestError, StageFailedError
 from everswarm.schemas.dataset import Example
 from everswarm.training.evaluation import AdapterFiles, evaluate, findings, general_suite
 from everswarm.training.evaluation.hf_score import HfModel, batches, until_end
-from everswarm.training.evaluation.llama_library import LlamaScorerUnavailableError
 from everswarm.training.evaluation.llama_score import LlamaJob, LlamaResult, LlamaTextResult
 from everswarm.training.evaluation.texts import TokenizedText, decode, load_tokenizer, shared_prefix, tokenize
+from everswarm.training.llama_library import LlamaScorerUnavailableError
 
 MakeExamples = Callable[[int], list[Example]]
 

@@ -1,27 +1,87 @@
+"""The loop over teachers and shards, with teachers that make up their scores from the text."""
+
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from everswarm.errors import BadRequestError, NoSpaceError, StageFailedError
+from everswarm.errors import StageFailedError
 from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.dataset import Example
-from everswarm.schemas.interaction import Message
 from everswarm.schemas.targets import LabelCheckpoint, SoftTargets, Teacher
-from everswarm.training.chat_tokens import answer_ids, prompt_ids
-from everswarm.training.distillation import hindsight_teacher, label
-from everswarm.training.distillation.prompts import teacher_messages
-from everswarm.training.distillation.target_shards import read_shards, write_shard
+from everswarm.settings import TeacherSettings
+from everswarm.training.distillation import label
+from everswarm.training.distillation.scored_text import ScoredText
+from everswarm.training.distillation.target_shards import read_shards
+from everswarm.training.distillation.teachers import TeacherToOpen, Text
+from everswarm.training.distillation.teachers.weights import open_weights_teacher, weights_revision
 
 Examples = Callable[[int], list[Example]]
-TEACHER = hindsight_teacher("tiny/student", "0" * 64)
+
+
+class LetterTeacher:
+    """Takes each byte for a token, and finds it as likely as its number says; writes its own text if it must."""
+
+    top_k = 2
+
+    def __init__(self, *, scores_given_text: bool = True, logprob: float | None = None) -> None:
+        self.scores_given_text = scores_given_text
+        self.logprob = logprob
+        self.seen: list[Text] = []
+        self.batches: list[str | None] = []
+
+    def label(
+        self, texts: Sequence[Text], *, batch: str | None, on_batch: Callable[[str], None]
+    ) -> Iterator[ScoredText]:
+        self.batches.append(batch)
+        if not self.scores_given_text and batch is None:
+            on_batch(f"batch-of-{texts[0].example.id}")
+        for text in texts:
+            self.seen.append(text)
+            yield self.score(text)
+
+    def score(self, text: Text) -> ScoredText:
+        data = text.completion.encode() if self.scores_given_text else b"my own answer"
+        count = len(data)
+        logprob = np.array([-byte / 64 for byte in data], dtype=np.float32)
+        top = np.tile(np.array([[0, 1]], dtype=np.int32), (count, 1))
+        return ScoredText(
+            id=text.example.id,
+            source=text.source if self.scores_given_text else "teacher",
+            text=data,
+            ended=False,
+            end=np.arange(1, count + 1, dtype=np.int32),
+            logprob=logprob if self.logprob is None else np.full(count, self.logprob, dtype=np.float32),
+            vocabulary=[b"a", b"b"],
+            top=top,
+            top_logprob=np.tile(np.log(np.array([[0.5, 0.25]], dtype=np.float32)), (count, 1)),
+            tail_logprob=np.full(count, np.log(0.25), dtype=np.float32),
+        )
+
+
+def to_open(teacher: LetterTeacher | None = None, *, name: str = "letters", **asked: Any) -> TeacherToOpen:
+    record = Teacher(
+        asked=TeacherSettings(source="weights", model=name, **asked),
+        model=name,
+        revision="0" * 64,
+        quantization="float32",
+        template="chat-1/ask-again-1",
+    )
+    return TeacherToOpen(record, lambda: teacher or LetterTeacher())
+
+
+def never_opened(name: str = "letters") -> TeacherToOpen:
+    def fail() -> LetterTeacher:
+        raise AssertionError("opened")
+
+    return TeacherToOpen(to_open(name=name).teacher, fail)
 
 
 class Store:
@@ -42,160 +102,161 @@ class Store:
 
 
 def run(
-    examples: list[Example], weights: Path, out_dir: Path, store: Store, *, teacher: Teacher = TEACHER, **options: Any
+    examples: list[Example], out_dir: Path, store: Store, teachers: Sequence[TeacherToOpen], **options: Any
 ) -> SoftTargets:
-    options = {"done": LabelCheckpoint(), "shard_examples": 2, "top_k": 5} | options
+    options.setdefault("done", LabelCheckpoint())
+    options.setdefault("dataset", "1" * 64)
     return label(
         examples,
-        dataset="1" * 64,
-        weights=weights,
-        teacher=teacher,
+        teachers=teachers,
         out_dir=out_dir,
+        shard_examples=2,
         store_shard=store.store,
         on_checkpoint=store.checkpoints.append,
         **options,
     )
 
 
-def test_scores_are_those_of_the_whole_forward_pass(
-    tiny_student: Path, make_examples: Examples, tmp_path: Path
-) -> None:
-    example = make_examples(1)[0]
+def own_answer(example: Example) -> str | None:
+    return None if example.id == "example-2" else f"I think {example.id}"
+
+
+def test_each_teacher_has_a_cache_of_shards_in_the_datasets_order(make_examples: Examples, tmp_path: Path) -> None:
     store = Store()
-    record = run([example], tiny_student, tmp_path, store)
-    [scored] = read_shards(store.paths)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
-    model = AutoModelForCausalLM.from_pretrained(tiny_student).eval()
-    prompt = prompt_ids(tokenizer, teacher_messages(example, TEACHER))
-    answer = [*answer_ids(tokenizer, example.target), tokenizer.eos_token_id]
-    with torch.inference_mode():
-        logprobs = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].log_softmax(-1).numpy()
-    assert scored.logprob == pytest.approx(logprobs[np.arange(len(answer)), answer], rel=2**-11)
-    top = -np.sort(-logprobs, axis=1)[:, :5]
-    assert scored.top_logprob == pytest.approx(top, rel=2**-11)
-    assert np.exp(scored.tail_logprob) + np.exp(scored.top_logprob).sum(1) == pytest.approx(1.0, abs=5e-3)
-    assert scored.text == example.target.encode()
-    assert (scored.start[-1], scored.end[-1]) == (len(scored.text), len(scored.text))
-    assert record.tokens == len(answer)
-    assert record.text_bytes == len(scored.text)
-    assert record.top_k_mass == pytest.approx(float(np.exp(top).sum(1).mean()), abs=1e-3)
+    teachers = [to_open(), to_open(name="others")]
+    record = run(make_examples(3), tmp_path, store, teachers)
+    assert [cache.teacher.model for cache in record.caches] == ["letters", "others"]
+    assert [len(cache.shards) for cache in record.caches] == [2, 2]
+    shards = [shard.sha256 for cache in record.caches for shard in cache.shards]
+    assert record.digest == hashlib.sha256("".join(shards).encode()).hexdigest()
+    texts = list(read_shards(store.paths[:2], teacher=teachers[0].teacher))
+    assert [text.id for text in texts] == ["example-1", "example-2", "example-3"]
+    first = record.caches[0]
+    assert first.tokens == first.text_bytes == sum(len(text.text) for text in texts)
+    assert (first.texts, first.top_k) == ({"target": 3}, 2)
+    assert first.top_k_mass == pytest.approx(0.75)
+    assert len(store.checkpoints) == 4
 
 
-def test_every_token_is_a_candidate_when_k_is_the_vocabulary(
-    tiny_student: Path, make_examples: Examples, tmp_path: Path
-) -> None:
-    store = Store()
-    run(make_examples(1), tiny_student, tmp_path, store, top_k=100_000)
-    [scored] = read_shards(store.paths)
-    assert np.isneginf(scored.tail_logprob).all()
-    assert np.exp(scored.top_logprob.astype(np.float64)).sum(1) == pytest.approx(1.0, abs=1e-3)
-    assert all(row.count(b"") == 1 for row in scored.top_bytes)  # the end of turn, by no tokenizer's name
-
-
-def test_interrupted_run_gives_the_same_digest(tiny_student: Path, make_examples: Examples, tmp_path: Path) -> None:
+def test_interrupted_run_gives_the_same_digest_wherever_it_was_cut(make_examples: Examples, tmp_path: Path) -> None:
     examples = make_examples(5)
-    whole = run(examples, tiny_student, tmp_path / "a", Store())
-    killed = Store(fail_at=2)
-    with pytest.raises(RuntimeError):
-        run(examples, tiny_student, tmp_path / "b", killed)
-    assert len(killed.checkpoints[-1].shards) == 2
-    again = Store()
-    resumed = run(examples, tiny_student, tmp_path / "c", again, done=killed.checkpoints[-1])
-    assert len(again.paths) == 1  # only what was missing was scored
-    assert resumed == whole
-    assert whole.digest == hashlib.sha256("".join(shard.sha256 for shard in whole.shards).encode()).hexdigest()
+    teachers = [to_open(), to_open(name="others")]
+    whole = run(examples, tmp_path, Store(), teachers, rollouts=own_answer)
+
+    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(cuts=st.lists(st.integers(0, 4), max_size=3))
+    def check(cuts: list[int]) -> None:
+        done = LabelCheckpoint()
+        for cut in cuts:
+            store = Store(fail_at=cut)
+            try:
+                run(examples, tmp_path, store, teachers, done=done, rollouts=own_answer)
+            except RuntimeError:
+                done = LabelCheckpoint.model_validate_json([done, *store.checkpoints][-1].model_dump_json())
+        assert run(examples, tmp_path, Store(), teachers, done=done, rollouts=own_answer) == whole
+
+    check()
 
 
-def test_finished_cache_is_not_scored_again(make_examples: Examples, tmp_path: Path, tiny_student: Path) -> None:
+def test_finished_teachers_are_not_opened_again(make_examples: Examples, tmp_path: Path) -> None:
     store = Store()
-    whole = run(make_examples(2), tiny_student, tmp_path, store)
-    nowhere = tmp_path / "no-weights"
-    assert run(make_examples(2), nowhere, tmp_path, Store(), done=store.checkpoints[-1]) == whole
+    whole = run(make_examples(3), tmp_path, store, [to_open()])
+    assert run(make_examples(3), tmp_path, Store(), [never_opened()], done=store.checkpoints[-1]) == whole
 
 
-def test_test_split_is_never_scored(tiny_student: Path, make_examples: Examples, tmp_path: Path) -> None:
+def test_checkpoint_of_other_teachers_is_refused(make_examples: Examples, tmp_path: Path) -> None:
+    store = Store()
+    run(make_examples(3), tmp_path, store, [to_open()])
+    half, whole = store.checkpoints
+    with pytest.raises(StageFailedError, match=r"is of teacher weights:letters \(letters, float32, chat-1/ask-again"):
+        run(make_examples(3), tmp_path, Store(), [to_open(weight=2.0)], done=whole)
+    two = whole.model_copy(update={"finished": whole.finished * 2})
+    with pytest.raises(StageFailedError, match="not the one asked for now"):
+        run(make_examples(3), tmp_path, Store(), [never_opened()], done=two)
+    with pytest.raises(StageFailedError, match=r"1 shards are not of teacher weights:others .* everswarm cycle retry"):
+        run(make_examples(3), tmp_path, Store(), [never_opened("others")], done=half)
+    with pytest.raises(StageFailedError, match="not of teacher weights:letters over this dataset"):
+        run(make_examples(3), tmp_path, Store(), [never_opened()], done=half, dataset="2" * 64)
+
+
+def test_rollouts_follow_the_target_and_are_written_once(make_examples: Examples, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def write(example: Example) -> str | None:
+        asked.append(example.id)
+        return own_answer(example)
+
+    teachers = [LetterTeacher(), LetterTeacher()]
+    opened = [to_open(teachers[0]), to_open(teachers[1], name="others")]
+    record = run(make_examples(2), tmp_path, Store(), opened, rollouts=write)
+    assert asked == ["example-1", "example-2"]
+    assert [(text.example.id, text.source) for text in teachers[0].seen] == [
+        ("example-1", "target"),
+        ("example-1", "rollout"),
+        ("example-2", "target"),
+    ]
+    assert teachers[1].seen == teachers[0].seen
+    assert record.caches[0].texts == {"target": 2, "rollout": 1}
+
+
+def test_teacher_that_writes_its_own_answers_sees_no_rollouts(make_examples: Examples, tmp_path: Path) -> None:
+    def write(_example: Example) -> str | None:
+        raise AssertionError("a roll-out that nobody scores")
+
+    record = run(make_examples(2), tmp_path, Store(), [to_open(LetterTeacher(scores_given_text=False))], rollouts=write)
+    assert record.caches[0].texts == {"teacher": 2}
+
+
+def test_batch_under_way_is_remembered_until_its_shard_is_stored(make_examples: Examples, tmp_path: Path) -> None:
+    killed = Store(fail_at=1)
+    with pytest.raises(RuntimeError):
+        run(make_examples(4), tmp_path, killed, [to_open(LetterTeacher(scores_given_text=False))])
+    assert [done.batch for done in killed.checkpoints] == ["batch-of-example-1", None, "batch-of-example-3"]
+    again = LetterTeacher(scores_given_text=False)
+    run(make_examples(4), tmp_path, Store(), [to_open(again)], done=killed.checkpoints[-1])
+    assert again.batches == ["batch-of-example-3"]
+
+
+def test_test_split_is_never_labelled(make_examples: Examples, tmp_path: Path) -> None:
     examples = make_examples(3)
     examples[1] = examples[1].model_copy(update={"split": "test"})
     examples[2] = examples[2].model_copy(update={"split": "validation"})
-    store = Store()
-    run(examples, tiny_student, tmp_path, store)
-    assert [scored.id for scored in read_shards(store.paths)] == ["example-1", "example-3"]
+    teacher = LetterTeacher()
+    run(examples, tmp_path, Store(), [to_open(teacher)])
+    assert [text.example.id for text in teacher.seen] == ["example-1", "example-3"]
     with pytest.raises(StageFailedError, match="no training examples to label"):
-        run([examples[1]], tiny_student, tmp_path, Store())
+        run([examples[1]], tmp_path, Store(), [never_opened()])
 
 
-def test_long_target_is_scored_up_to_the_limit(tiny_student: Path, make_examples: Examples, tmp_path: Path) -> None:
-    example = make_examples(1)[0].model_copy(update={"target": "metres are " * 200})
+def test_teacher_that_answers_nonsense_is_refused(make_examples: Examples, tmp_path: Path) -> None:
     store = Store()
-    record = run([example], tiny_student, tmp_path, store, max_target_tokens=7)
-    [scored] = read_shards(store.paths)
-    assert record.tokens == 7
-    assert example.target.encode().startswith(scored.text)
-    assert scored.end[-1] == len(scored.text) > scored.start[-1]
+    with pytest.raises(StageFailedError, match="example 'example-1'"):
+        run(make_examples(2), tmp_path, store, [to_open(LetterTeacher(logprob=0.5))])
+    assert not store.paths
 
 
-def test_conversation_longer_than_the_context_keeps_its_end(
-    tiny_student: Path, make_examples: Examples, tmp_path: Path
-) -> None:
-    example = make_examples(1)[0].model_copy(update={"messages": [Message(role="user", content="x y " * 600)]})
-    assert run([example], tiny_student, tmp_path, Store()).tokens > 3
-
-
-def test_teacher_with_hindsight_reads_the_correction_first(make_examples: Examples) -> None:
-    example = make_examples(1)[0]
-    asked = teacher_messages(example, TEACHER)
-    assert [message.role for message in asked] == ["user", "assistant", "user"]
-    assert asked[0] == asked[2]
-    assert asked[1].content == example.target
-    plain = TEACHER.model_copy(update={"hindsight": False, "template": "plain-1"})
-    assert teacher_messages(example, plain) == example.messages
-    with pytest.raises(BadRequestError, match="has the template 'ask-again-1', not 'other'"):
-        teacher_messages(example, TEACHER.model_copy(update={"template": "other"}))
-
-
-def test_teacher_that_is_not_a_number_is_refused(tiny_student: Path, make_examples: Examples, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_student)
-    model.model.norm.weight.data[0] = torch.nan
-    model.save_pretrained(tmp_path / "broken")
-    AutoTokenizer.from_pretrained(tiny_student).save_pretrained(tmp_path / "broken")
-    with pytest.raises(StageFailedError, match="not numbers for example 'example-1'"):
-        run(make_examples(1), tmp_path / "broken", tmp_path, Store())
-
-
-def test_progress_counts_examples(tiny_student: Path, make_examples: Examples, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+def test_progress_counts_examples_over_all_teachers(make_examples: Examples, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
     run(
         make_examples(3),
-        tiny_student,
         tmp_path,
         Store(),
-        on_progress=lambda done, total, _note: seen.append((done, total)),
+        [to_open(), to_open(name="others")],
+        on_progress=lambda done, total, note: seen.append((done, total, note)),
     )
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(n, 6, "letters teaches" if n <= 3 else "others teaches") for n in range(1, 7)]
 
 
-def test_same_texts_give_the_same_bytes(tiny_student: Path, make_examples: Examples, tmp_path: Path) -> None:
-    store = Store()
-    run(make_examples(2), tiny_student, tmp_path, store)
-    write_shard(list(read_shards(store.paths)), tmp_path / "again.parquet")
-    assert (tmp_path / "again.parquet").read_bytes() == store.paths[0].read_bytes()
-
-
-def test_file_that_is_no_shard_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "shard.parquet"
-    path.write_bytes(b"not parquet")
-    with pytest.raises(StageFailedError, match=r"shard.parquet is not a shard of soft targets"):
-        list(read_shards([path]))
-
-
-def test_full_disk_is_told_as_such_and_leaves_no_half_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
-    def full(_table: Any, path: Path, **_options: Any) -> None:
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("pyarrow.parquet.write_table", full)
-    with pytest.raises(NoSpaceError):
-        write_shard([], tmp_path / "shard.parquet")
-    assert not (tmp_path / "shard.parquet").exists()
+def test_real_weights_killed_between_shards_give_the_same_digest(
+    tiny_student: Path, make_examples: Examples, tmp_path: Path
+) -> None:
+    teacher = open_weights_teacher(
+        TeacherSettings(), folder=tiny_student, model="tiny", revision=weights_revision(tiny_student), threads=1
+    )
+    whole = run(make_examples(5), tmp_path / "a", Store(), [teacher])
+    killed = Store(fail_at=2)
+    with pytest.raises(RuntimeError):
+        run(make_examples(5), tmp_path / "b", killed, [teacher])
+    again = Store()
+    assert run(make_examples(5), tmp_path / "c", again, [teacher], done=killed.checkpoints[-1]) == whole
+    assert len(again.paths) == 1

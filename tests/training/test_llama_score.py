@@ -13,14 +13,8 @@ import pytest
 
 from everswarm.errors import StageFailedError
 from everswarm.settings import EMBEDDED_MODEL, load_settings
-from everswarm.training.evaluation import general_suite, llama_library, llama_score
-from everswarm.training.evaluation.llama_library import (
-    LlamaError,
-    LlamaModel,
-    LlamaScorerUnavailableError,
-    library_path,
-    load_library,
-)
+from everswarm.training import llama_library
+from everswarm.training.evaluation import general_suite, llama_score
 from everswarm.training.evaluation.llama_score import (
     LlamaJob,
     LlamaText,
@@ -30,6 +24,13 @@ from everswarm.training.evaluation.llama_score import (
     score_with_llama,
 )
 from everswarm.training.evaluation.texts import TokenizedText, load_tokenizer, shared_prefix, tokenize
+from everswarm.training.llama_library import (
+    LlamaError,
+    LlamaModel,
+    LlamaScorerUnavailableError,
+    library_path,
+    load_library,
+)
 from everswarm.training.models import student_weights
 
 

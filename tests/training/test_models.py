@@ -29,7 +29,7 @@ def conversions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         (into / "model.safetensors").write_bytes(b"weights!")
 
     monkeypatch.setattr(models, "pull_gguf", lambda model, _folder, on_progress=None: GgufFile(gguf, "a" * 64, model))
-    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setattr(models, "convert_gguf", convert)
     return made
 
 
@@ -63,7 +63,7 @@ def test_full_disk_leaves_nothing_behind(
         (into / "model.safetensors").write_bytes(b"half")
         raise RuntimeError("I/O error: No space left on device (os error 28)")  # what safetensors raises
 
-    monkeypatch.setattr(models, "_convert", full)
+    monkeypatch.setattr(models, "convert_gguf", full)
     with pytest.raises(NoSpaceError, match=r"is full\. Nothing was half-written"):
         student_weights(MODEL, tmp_path)
     assert {path.name for path in (tmp_path / "maker--tiny").iterdir()} == {"model.gguf", "hf.lock"}

@@ -6,16 +6,21 @@ import io
 import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from everswarm.errors import BadRequestError, NotEnoughFeedbackError, StageFailedError
+from everswarm.schemas.adapter import Adapter
 from everswarm.schemas.artifact import ArtifactKind
 from everswarm.schemas.dataset import Dataset, Snapshot
 from everswarm.schemas.interaction import JudgedInteraction, Message
 from everswarm.schemas.job import WORKER_STAGES, CycleParameters, Job, Stage
-from everswarm.settings import Settings
+from everswarm.schemas.targets import SoftTargets
+from everswarm.settings import Settings, TeacherSettings, parse_teacher
+from everswarm.training import pipeline
 from everswarm.training.curation import read_examples
+from everswarm.training.models import StudentWeights
 from everswarm.training.pipeline import curate_stage, pack, run_stage, unpack
 from everswarm.training.workspace import LocalWorkspace
 
@@ -97,6 +102,58 @@ def test_broken_line_of_a_snapshot_is_named(workspace: LocalWorkspace) -> None:
     snapshot = freeze(workspace, judged(3) + '{"id": "x"}\n', interactions=4)
     with pytest.raises(BadRequestError, match="line 4"):
         curate_stage(curate_job(snapshot), workspace, Settings())
+
+
+@pytest.fixture
+def labelling(workspace: LocalWorkspace, tiny_student: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A job that labels for the tiny student with two teachers: itself, and by its folder once more, as asked."""
+    weights = StudentWeights(tiny_student, "5" * 64, tiny_student / "none.gguf", "6" * 64)
+    monkeypatch.setattr(pipeline, "_student", lambda *_: weights)
+    snapshot = freeze(workspace, judged(40), interactions=40)
+    dataset = run_stage(curate_job(snapshot), workspace, Settings())
+    other = parse_teacher(f"weights:{tiny_student}").model_copy(update={"hindsight": False})
+    return Job(
+        id="c1.label",
+        cycle_id="c1",
+        stage=Stage.LABEL,
+        parameters=CycleParameters(student="tiny/student", teachers=[TeacherSettings(), other], epochs=1),
+        inputs={Stage.CURATE: dataset.model_dump(mode="json")},
+    )
+
+
+def test_each_teacher_labels_the_training_split_and_the_student_learns_from_all(
+    workspace: LocalWorkspace, labelling: Job
+) -> None:
+    targets = run_stage(labelling, workspace, Settings())
+
+    assert isinstance(targets, SoftTargets)
+    dataset = Dataset.model_validate(labelling.inputs[Stage.CURATE])
+    assert [cache.texts for cache in targets.caches] == [{"target": dataset.card.examples["train"]}] * 2
+    assert [cache.teacher.template for cache in targets.caches] == ["chat-1/ask-again-1", "chat-1/as-asked-1"]
+    assert targets.dataset == dataset.data.sha256
+
+    inputs = {**labelling.inputs, Stage.LABEL: targets.model_dump(mode="json")}
+    learning = labelling.model_copy(update={"stage": Stage.DISTILL, "inputs": inputs})
+    adapter = run_stage(learning, workspace, Settings())
+    assert isinstance(adapter, Adapter)
+    assert (adapter.soft_targets, adapter.dataset) == (targets.digest, dataset.data.sha256)
+    assert adapter.curve[0].kl > 0
+
+
+def test_labelling_goes_on_with_the_second_teacher_where_the_first_was_finished(
+    workspace: LocalWorkspace, labelling: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[dict[str, Any]] = []
+    monkeypatch.setattr(workspace, "save_checkpoint", saved.append)
+    whole = run_stage(labelling, workspace, Settings())
+    assert [len(checkpoint["finished"]) for checkpoint in saved] == [1, 2]
+    first = saved[0]
+    resumed = run_stage(labelling.model_copy(update={"checkpoint": first}), workspace, Settings())
+    assert resumed == whole
+    assert [len(checkpoint["finished"]) for checkpoint in saved] == [1, 2, 2]  # nothing of the first was made again
+    changed = labelling.parameters.model_copy(update={"teachers": labelling.parameters.teachers[1:]})
+    with pytest.raises(StageFailedError, match=r"is of teacher student .* Ask for the same teachers, or begin"):
+        run_stage(labelling.model_copy(update={"checkpoint": first, "parameters": changed}), workspace, Settings())
 
 
 def test_every_stage_of_a_worker_is_in_the_pipeline(workspace: LocalWorkspace) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from everswarm.cli.cycle_table import print_cycle
@@ -17,17 +18,46 @@ from everswarm.cli.supervise import training_is_installed
 from everswarm.client import EverswarmClient
 from everswarm.errors import UnauthorizedError, UnavailableError
 from everswarm.schemas.job import Cycle
+from everswarm.settings import Precision, TeacherSettings, parse_teacher
 
 app = typer.Typer(help="Run a cycle and look at it.", no_args_is_help=True)
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0  # how long a server may be away while we watch
+Template = Literal["chat", "plain"]
 CycleId = Annotated[str, typer.Argument(help="Id of the cycle, as `everswarm cycle list` shows it.")]
 
 
-@app.command(epilog="Example: everswarm cycle run --recipe all-linear --train-examples 400")
-def run(
+RUN_EXAMPLES = """Examples:
+
+everswarm cycle run --recipe all-linear --train-examples 400
+
+everswarm cycle run --teacher endpoint:primary
+
+everswarm cycle run --teacher gguf:/models/teacher-Q4_K_M.gguf --no-hindsight
+"""
+
+
+@app.command(epilog=RUN_EXAMPLES)
+def run(  # noqa: PLR0913, PLR0917  # each option of the command is a parameter
     recipe: Annotated[str | None, typer.Option(help="seed or all-linear.")] = None,
     student: Annotated[str | None, typer.Option(help="Model that learns.")] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Who teaches; several times for an ensemble. student, weights:NAME-OR-FOLDER, gguf:PATH, "
+            "endpoint:MODEL or vllm:NAME@URL. Paths are on the worker's machine. Default: those of the settings."
+        ),
+    ] = None,
+    hindsight: Annotated[
+        bool | None,
+        typer.Option("--hindsight/--no-hindsight", help="Whether these teachers read the person's answer first."),
+    ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of teachers that are student or weights: float16 halves their memory.")
+    ] = None,
+    teacher_template: Annotated[
+        Template | None, typer.Option(help="plain: these teachers are base models, without a chat template.")
+    ] = None,
     train_examples: Annotated[int | None, typer.Option(help="Use at most this many training examples.")] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training examples, instead of the recipe's.")
@@ -42,11 +72,13 @@ def run(
         from everswarm.training.recipes import load_recipe
 
         load_recipe(recipe)  # a misspelt one is told now, not after the labels are made
+    taught_by = _teachers(teacher or [], hindsight=hindsight, precision=precision, template=teacher_template)
     wish: dict[str, Any] = {
         name: value
         for name, value in {
             "recipe": recipe,
             "student": student,
+            "teachers": [one.model_dump(mode="json") for one in taught_by] or None,
             "train_examples": train_examples,
             "epochs": epochs,
             "seed": seed,
@@ -61,6 +93,30 @@ def run(
     print_json(cycle) if as_json else print_cycle(cycle)
     if cycle.state == "failed":
         raise typer.Exit(1)
+
+
+def _teachers(names: list[str], **asked: object) -> list[TeacherSettings]:
+    """Return the teachers that were named, each with what was `asked` of all of them.
+
+    Raises:
+        typer.BadParameter: a name is none, or cannot be what was asked.
+    """
+    chosen = {name: value for name, value in asked.items() if value is not None}
+    if chosen and not names:
+        raise typer.BadParameter(
+            "--hindsight, --precision and --teacher-template are about the teachers that --teacher names, and it "
+            "names none. Add --teacher student, or set it in everswarm.toml, under [[cycle.teachers]].",
+            param_hint="--teacher",
+        )
+    try:
+        parsed = [parse_teacher(name) for name in names]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--teacher") from None
+    try:
+        return [TeacherSettings.model_validate(one.model_dump() | chosen) for one in parsed]
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise typer.BadParameter(f"{reason}.", param_hint="--teacher") from None
 
 
 @app.command(name="list")

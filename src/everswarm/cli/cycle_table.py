@@ -10,7 +10,7 @@ from everswarm.schemas.adapter import Adapter, ExportedAdapter
 from everswarm.schemas.dataset import SPLITS, Dataset, Snapshot
 from everswarm.schemas.evaluation import Evaluation, Score
 from everswarm.schemas.job import Cycle, Stage, StageStatus
-from everswarm.schemas.targets import SoftTargets
+from everswarm.schemas.targets import SoftTargets, TeacherCache
 
 METRIC_NAMES = {"bits_per_byte": "bits per byte", "perplexity": "perplexity", "bleu": "BLEU", "rouge_l": "ROUGE-L"}
 
@@ -97,8 +97,18 @@ def _curated(result: dict[str, Any]) -> str:
 
 
 def _labelled(result: dict[str, Any]) -> str:
-    targets = SoftTargets.model_validate(result)
-    return f"{targets.tokens} tokens, top {targets.top_k} hold {targets.top_k_mass:.1%} of the teacher's mass"
+    return "\n".join(_taught(cache) for cache in SoftTargets.model_validate(result).caches)
+
+
+def _taught(cache: TeacherCache) -> str:
+    """Say what one teacher gave; a long path or name is told by its last part."""
+    asked = cache.teacher.asked
+    model = asked.model.rstrip("/").rpartition("/")[2]
+    who = f"{asked.source} {model}".strip() + (" in hindsight" if asked.hindsight else "")
+    texts = f"{sum(cache.texts.values())} texts"
+    if not cache.tokens:
+        return f"{who}: {texts}, no log-probabilities"
+    return f"{who}: {texts}, {cache.tokens} tokens, top {cache.top_k} hold {cache.top_k_mass:.1%}"
 
 
 def _distilled(result: dict[str, Any]) -> str:
@@ -137,7 +147,8 @@ def _stage_size(status: StageStatus) -> str:
         case Stage.SNAPSHOT | Stage.CURATE:
             return size(result["data"]["size_bytes"])
         case Stage.LABEL:
-            return size(sum(shard["size_bytes"] for shard in result["shards"]))
+            shards = [shard for cache in result["caches"] for shard in cache["shards"]]
+            return size(sum(shard["size_bytes"] for shard in shards))
         case Stage.DISTILL:
             return size(result["weights"]["size_bytes"])
         case Stage.EXPORT:

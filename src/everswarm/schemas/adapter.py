@@ -25,6 +25,11 @@ class Recipe(Record):
     epochs: int = Field(ge=1)
     max_tokens: int = Field(ge=16)  # prompt and answer together; longer examples are cut at the end
     soft_target_weight: float = Field(ge=0, le=1)  # the rest weighs the cross-entropy
+    chunk_weight: float = Field(default=1.0, ge=0)  # of a chunk's likelihood, where the tokenizers cut differently
+    chunk_temperature: float = Field(default=100.0, ge=1)  # of that likelihood; arXiv 2503.20083
+    first_token_weight: float = Field(default=0.1, ge=0)  # of the first token's distribution in such a chunk
+    rollout_share: float = Field(default=0.0, ge=0, le=1)  # of the questions, which the student answers for the teacher
+    rollout_skew: float = Field(default=0.1, ge=0, lt=1)  # of the student in the mixture that it is compared with
     checkpoint_every_steps: int = Field(ge=1)
 
 
@@ -33,8 +38,9 @@ class TrainingCurvePoint(Record):
 
     step: int
     loss: float
-    cross_entropy: float
-    kl: float
+    cross_entropy: float  # a token
+    kl: float  # a token that a teacher speaks of
+    chunk: float = 0.0  # a chunk that teacher and student cut differently
 
 
 class Adapter(Record):

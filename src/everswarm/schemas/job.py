@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from everswarm.schemas.base import Record, Timestamp
-from everswarm.settings import CurationRules
+from everswarm.settings import CurationRules, TeacherSettings
 
 
 class Stage(StrEnum):
@@ -40,6 +40,7 @@ class CycleParameters(Record):
     student: str
     role: str = "ultralight"
     recipe: str = "seed"
+    teachers: list[TeacherSettings] = Field(default_factory=lambda: [TeacherSettings()], min_length=1)
     epochs: int | None = Field(default=None, ge=1, le=20)  # instead of the recipe's
     seed: int = 0
     train_examples: int | None = Field(default=None, ge=8)  # cap on the training split

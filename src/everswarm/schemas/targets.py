@@ -1,4 +1,4 @@
-"""The teacher's token log-probabilities over a text, cached."""
+"""Teachers' token log-probabilities over texts, cached."""
 
 from __future__ import annotations
 
@@ -8,41 +8,57 @@ from pydantic import Field
 
 from everswarm.schemas.artifact import Artifact
 from everswarm.schemas.base import Record, Sha256
+from everswarm.settings import TeacherSettings
+
+TextSource = Literal["target", "teacher", "rollout"]  # the dataset's, the teacher's own answer, the student's own
 
 
 class Teacher(Record):
-    """Who scored. `hindsight` means that the teacher was shown the user's correction before it scored."""
+    """Who scored, and how. Two caches of which any field differs are different caches."""
 
+    asked: TeacherSettings  # as it was asked for
     model: str
-    weights_sha256: Sha256
-    hindsight: bool
-    template: str  # name of the hindsight prompt, so that a new wording makes a new cache
+    revision: str  # sha256 of the weights or of the GGUF; `as served` where only the server knows
+    quantization: str  # float32, float16, nf4, that of the GGUF, or `as served`
+    template: str  # of the prompt it read, with its version; says whether it had hindsight
 
 
-class SoftTargets(Record):
-    """Cached soft targets of the training examples of one dataset.
+class TeacherCache(Record):
+    """What one teacher said of the training texts of one dataset.
 
-    Each shard is parquet, one row an example: `id`, `text` (the bytes scored), and per teacher token lists
-    `start`, `end` (byte span in `text`; an empty span at the end is the end-of-turn token), `logprob` (of the
-    text's own token), `top_bytes` and `top_logprob` (k a token, by falling probability) and `tail_logprob`
-    (of everything that is not among the k). Tokens are bytes, never ids: tokenizers differ.
+    `training/distillation/target_shards.py` describes the parquet files.
     """
 
-    schema_version: Literal[1] = 1
     teacher: Teacher
-    dataset: Sha256
     shards: list[Artifact]
-    digest: Sha256  # sha256 over the shard digests in order: the identity of the cache
-    top_k: int
-    tokens: int
+    texts: dict[TextSource, int]
+    tokens: int  # the teacher's, with log-probabilities; 0 when it gave text only
     text_bytes: int
+    top_k: int
     top_k_mass: float  # mean probability inside the k
 
 
-class LabelCheckpoint(Record):
-    """The shards that are finished, in order; a restarted worker begins after them."""
+class SoftTargets(Record):
+    """Cached soft targets for the training examples of one dataset, a cache a teacher."""
 
-    shards: list[Artifact] = Field(default_factory=list)
+    schema_version: Literal[2] = 2
+    dataset: Sha256
+    caches: list[TeacherCache] = Field(min_length=1)
+    digest: Sha256  # sha256 over the digests of all shards in order: the identity of the whole
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens have log-probabilities."""
+        return sum(cache.tokens for cache in self.caches)
+
+
+class LabelCheckpoint(Record):
+    """What is finished, in order; a restarted worker begins after it."""
+
+    finished: list[TeacherCache] = Field(default_factory=list)
+    shards: list[Artifact] = Field(default_factory=list)  # from here on: of the teacher under way
+    texts: dict[TextSource, int] = Field(default_factory=dict)
     tokens: int = 0
     text_bytes: int = 0
     mass_sum: float = 0.0
+    batch: str | None = None  # what the server is answering for the next shard

@@ -28,6 +28,7 @@ from everswarm.settings.swarm import (
     SwarmSettings,
     ToolServerSettings,
 )
+from everswarm.settings.teacher import Precision, TeacherSettings, TeacherSource, parse_teacher
 
 __all__ = [
     "BUILT_IN_TOOLS",
@@ -47,15 +48,19 @@ __all__ = [
     "EngineSettings",
     "FeedbackSettings",
     "GatewaySettings",
+    "Precision",
     "QuotaSettings",
     "RoleSettings",
     "ScrubberName",
     "Section",
     "Settings",
     "SwarmSettings",
+    "TeacherSettings",
+    "TeacherSource",
     "ToolServerSettings",
     "WorkerSettings",
     "config_path",
     "load_settings",
     "meant",
+    "parse_teacher",
 ]

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from everswarm.settings.section import SECRET_INSIDE, Section, checked_base_url, meant
 from everswarm.settings.swarm import WEB_ROLES
+from everswarm.settings.teacher import TeacherSettings
 
 EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PROFILES = ("hf", "ollama", "vllm", "embedded")
@@ -151,9 +152,20 @@ class CycleSettings(Section):
     student: str = EMBEDDED_MODEL
     role: str = "ultralight"
     recipe: str = "seed"
+    teachers: list[TeacherSettings] = Field(default_factory=lambda: [TeacherSettings()], min_length=1)  # their mean
     minimum_examples: int = Field(default=24, ge=8)
     schedule: str | None = None  # cron, five fields, UTC; such as "0 3 * * 1" for Mondays at 03:00
     margin: float = Field(default=0.01, ge=0)  # how much worse, as a share of the baseline, still counts as not worse
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _check_list(cls, teachers: Any) -> Any:
+        if isinstance(teachers, dict):
+            raise ValueError(
+                "should be a list. Write [[cycle.teachers]], with two brackets, above each teacher in everswarm.toml; "
+                "in EVERSWARM_CYCLE__TEACHERS put [ ] around them"
+            )
+        return teachers
 
     @field_validator("schedule")
     @classmethod

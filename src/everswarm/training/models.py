@@ -6,14 +6,16 @@ Knows nothing of where the GGUF comes from.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from everswarm.errors import NoSpaceError
+from everswarm.errors import NoSpaceError, StageFailedError
 from everswarm.llm.pull import GgufFile, Report, pull_gguf
 from everswarm.llm.verified_files import exclusive, no_space, sha256_of, work_folder
+from everswarm.settings import Precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,12 +66,60 @@ def student_weights(model: str, models_dir: Path, *, on_progress: Report | None 
 
 def load_student(folder: Path, *, threads: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load float32 weights and tokenizer from `folder`, and let torch use `threads` threads."""
+    return _load(folder, threads, dtype="float32")
+
+
+def load_weights(
+    folder: Path, *, precision: Precision, threads: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load weights and tokenizer from `folder` for reading only, on the GPU if there is one.
+
+    Raises:
+        StageFailedError: `nf4`, and there is no GPU or no bitsandbytes; or the folder has no weights of a model.
+    """
+    import torch
+
+    if not (folder / "config.json").is_file():
+        raise StageFailedError(
+            f"{folder} is no folder of Hugging Face weights: it has no config.json. Name one that has."
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision != "nf4":
+        model, tokenizer = _load(folder, threads, dtype=precision)
+        return model.to(device), tokenizer
+    missing = [
+        what
+        for what, found in (
+            ("a CUDA GPU", device == "cuda"),
+            ("bitsandbytes (pip install bitsandbytes)", importlib.util.find_spec("bitsandbytes") is not None),
+        )
+        if not found
+    ]
+    if missing:
+        raise StageFailedError(
+            f"Precision nf4 needs {' and '.join(missing)}, which this machine does not have. Choose precision float32 "
+            "or float16, or a 4-bit GGUF of the model, which needs neither."
+        )
+    from transformers import BitsAndBytesConfig
+
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float16,  # a T4 has no bfloat16
+    )
+    return _load(folder, threads, dtype="float16", quantization_config=four_bits, device_map={"": 0})
+
+
+def _load(
+    folder: Path, threads: int, *, dtype: Literal["float32", "float16"], **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _silence_transformers()
     torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True, **options)
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
@@ -87,7 +137,7 @@ def _make_folder(gguf: GgufFile, folder: Path) -> str:
     with work_folder(folder.parent) as work:
         made = work / "hf"
         try:
-            _convert(gguf.path, made)
+            convert_gguf(gguf.path, made)
         except Exception as error:
             if "No space left" in str(error) and not isinstance(error, NoSpaceError):  # safetensors has its own error
                 raise no_space(folder.parent) from error
@@ -106,7 +156,8 @@ def _make_folder(gguf: GgufFile, folder: Path) -> str:
     return digest
 
 
-def _convert(gguf: Path, into: Path) -> None:
+def convert_gguf(gguf: Path, into: Path) -> None:
+    """Write the weights and the tokenizer of `gguf`, dequantised to float32, as Hugging Face files."""
     import torch
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -87,13 +87,25 @@ def stored_dataset(curated: Curated, store: Callable[..., Artifact]) -> Dataset:
 
 
 def label_stage(job: Job, workspace: Workspace, settings: Settings) -> SoftTargets:
-    """Dataset → soft targets of the teacher, shard by shard; finished shards survive a crash."""
+    """Dataset → soft targets of the teachers, shard by shard; finished shards survive a crash."""
+    from everswarm.training.chosen_teachers import TeacherFinder
     from everswarm.training.curation import read_examples
-    from everswarm.training.distillation import hindsight_teacher, label
+    from everswarm.training.distillation import StudentWriter, label, load_recipe
 
     dataset = Dataset.model_validate(job.inputs[Stage.CURATE])
     weights = _student(job, workspace, settings)
     examples = read_examples(workspace.fetch(dataset.data), split="train")
+    finder = TeacherFinder(
+        student=job.parameters.student,
+        weights=weights,
+        models_dir=settings.models_dir,
+        threads=settings.worker.threads,
+        workspace=workspace,
+    )
+    recipe = load_recipe(job.parameters.recipe)
+    rollouts = StudentWriter(
+        weights.folder, None, recipe.rollout_share, job.parameters.seed, threads=settings.worker.threads
+    )
 
     def keep_shard(path: Path) -> Any:
         return workspace.store(path, kind=ArtifactKind.SOFT_TARGETS)
@@ -104,14 +116,13 @@ def label_stage(job: Job, workspace: Workspace, settings: Settings) -> SoftTarge
     return label(
         examples,
         dataset=dataset.data.sha256,
-        weights=weights.folder,
-        teacher=hindsight_teacher(job.parameters.student, weights.sha256),
+        teachers=[finder.find(asked) for asked in job.parameters.teachers],
         out_dir=workspace.folder,
         done=LabelCheckpoint.model_validate(job.checkpoint or {}),
         store_shard=keep_shard,
         on_checkpoint=remember,
         on_progress=workspace.report,
-        threads=settings.worker.threads,
+        rollouts=rollouts if recipe.rollout_share else None,
     )
 
 
@@ -142,7 +153,8 @@ def distill_stage(job: Job, workspace: Workspace, settings: Settings) -> Adapter
     done = distill(
         examples=read_examples(workspace.fetch(dataset.data), split="train"),
         weights=weights.folder,
-        targets=[workspace.fetch(shard) for shard in targets.shards],
+        targets=targets,
+        shards=[workspace.fetch(shard) for cache in targets.caches for shard in cache.shards],
         recipe=recipe,
         seed=job.parameters.seed,
         student=job.parameters.student,
@@ -173,7 +185,7 @@ def export_stage(job: Job, workspace: Workspace, settings: Settings) -> Exported
     from everswarm.training.export import base_gguf, export_adapter
 
     adapter = Adapter.model_validate(job.inputs[Stage.DISTILL])
-    weights = _student(job, workspace, settings)
+    weights = _base_of(adapter, job, workspace, settings)
     workspace.report(0, 2, "converting the base model, once")
     base = base_gguf(job.parameters.student, weights=weights, models_dir=settings.models_dir)
     workspace.report(1, 2, "converting the adapter")
@@ -200,7 +212,7 @@ def evaluate_stage(job: Job, workspace: Workspace, settings: Settings) -> Evalua
     snapshot = Snapshot.model_validate(job.inputs[Stage.SNAPSHOT])
     dataset = Dataset.model_validate(job.inputs[Stage.CURATE])
     exported = ExportedAdapter.model_validate(job.inputs[Stage.EXPORT])
-    weights = _student(job, workspace, settings)
+    weights = _base_of(exported.adapter, job, workspace, settings)
     incumbent = snapshot.incumbent
     if incumbent is not None and incumbent.base_gguf.sha256 != exported.base_gguf.sha256:
         incumbent = None  # an adapter of another base cannot be scored on this one: the new base is the baseline
@@ -239,6 +251,22 @@ def _student(job: Job, workspace: Workspace, settings: Settings) -> StudentWeigh
         workspace.report(0, 0, text)
 
     return student_weights(job.parameters.student, settings.models_dir, on_progress=note)
+
+
+def _base_of(adapter: Adapter, job: Job, workspace: Workspace, settings: Settings) -> StudentWeights:
+    """Return the student's weights, which must be those that the adapter was trained on.
+
+    Raises:
+        StageFailedError: this machine has others.
+    """
+    weights = _student(job, workspace, settings)
+    if weights.sha256 != adapter.base_weights_sha256:
+        raise StageFailedError(
+            f"The adapter was trained on the weights {adapter.base_weights_sha256[:12]} of {adapter.student}; this "
+            f"worker has {weights.sha256[:12]} in {weights.folder}. Remove that folder to have it made again, or run "
+            "all stages of a cycle on workers with the same version of everswarm."
+        )
+    return weights
 
 
 def _incumbent(workspace: Workspace, incumbent: Incumbent | None) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -15,11 +16,37 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from everswarm.client import EverswarmClient
-from everswarm.errors import NotFoundError
+from everswarm.client.batches import answer_batch, delete_files
+from everswarm.errors import NotFoundError, StageFailedError
 from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.job import Progress
 
 KEPT_SECONDS = 7 * 24 * 3600  # in the folder of files that were here before
+
+
+class AnswerBatch(Protocol):
+    """Has questions answered by models that the server knows, within their quotas; may take hours."""
+
+    def __call__(
+        self,
+        requests: Path,
+        *,
+        batch: str | None,
+        on_batch: Callable[[str], None],
+        on_wait: Callable[[str], None],
+    ) -> Path:
+        """Return JSON lines of OpenAI's batch output, the lines of the error file behind them.
+
+        Args:
+            requests: JSON lines of chat requests in OpenAI's batch form.
+            batch: what an earlier try asked for these; asked anew if it is gone.
+            on_batch: told the id of a new batch as soon as it exists, for the checkpoint.
+            on_wait: told now and then what it waits for.
+
+        Raises:
+            StageFailedError: there is nobody to ask, or the questions cannot be used.
+            UnavailableError: the server does not answer.
+        """
 
 
 class Workspace(Protocol):
@@ -39,12 +66,23 @@ class Workspace(Protocol):
     def report(self, done: int, total: int, note: str = "") -> None:
         """Tell people how far the stage is."""
 
+    def answer_batch(
+        self,
+        requests: Path,
+        *,
+        batch: str | None,
+        on_batch: Callable[[str], None],
+        on_wait: Callable[[str], None],
+    ) -> Path:
+        """Have questions answered by models that the server knows; see `AnswerBatch`."""
+
 
 class LocalWorkspace:
-    """Everything in one folder; for tests, examples and notebooks."""
+    """Everything in one folder; for tests, examples and notebooks. `answer` is who answers batches, if anybody."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, answer: AnswerBatch | None = None) -> None:
         self.folder = folder / "scratch"
+        self.answer = answer
         self.store_folder = folder / "artifacts"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.store_folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +110,26 @@ class LocalWorkspace:
         """Keep it in a list."""
         self.reports.append(Progress(done=done, total=total, note=note[:300]))
 
+    def answer_batch(
+        self,
+        requests: Path,
+        *,
+        batch: str | None,
+        on_batch: Callable[[str], None],
+        on_wait: Callable[[str], None],
+    ) -> Path:
+        """Ask whom this workspace was given.
+
+        Raises:
+            StageFailedError: it was given nobody.
+        """
+        if self.answer is None:
+            raise StageFailedError(
+                "A teacher behind an endpoint answers through the server's batches, and this workspace has no server. "
+                "Give LocalWorkspace(answer=…), or run the stage with: everswarm worker."
+            )
+        return self.answer(requests, batch=batch, on_batch=on_batch, on_wait=on_wait)
+
 
 class HttpWorkspace:
     """The server's artifact store, with a folder of files that were here before."""
@@ -85,6 +143,7 @@ class HttpWorkspace:
         self.emit = emit
         self.uploaded_bytes = 0
         self.downloaded_bytes = 0
+        self._answered: dict[str, list[str]] = {}  # files of batches that a checkpoint may still name
         folder.mkdir(parents=True, exist_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
         _forget_old(cache)
@@ -106,12 +165,32 @@ class HttpWorkspace:
         return artifact
 
     def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Hand it to the worker, which sends it with the next beat, at once."""
+        """Hand it to the worker, which sends it with the next beat, at once.
+
+        The files of answered batches that it no longer names are deleted: a later try does not need them.
+        """
         self.emit({"checkpoint": checkpoint})
+        told = json.dumps(checkpoint)
+        for batch in [batch for batch in self._answered if batch not in told]:
+            delete_files(self.client, self._answered.pop(batch))
 
     def report(self, done: int, total: int, note: str = "") -> None:
         """Hand it to the worker."""
         self.emit({"progress": Progress(done=done, total=total, note=note[:300]).model_dump()})
+
+    def answer_batch(
+        self,
+        requests: Path,
+        *,
+        batch: str | None,
+        on_batch: Callable[[str], None],
+        on_wait: Callable[[str], None],
+    ) -> Path:
+        """Ask the server, and keep what it answers until a checkpoint says that it is not needed any more."""
+        out = requests.with_suffix(".answers.jsonl")
+        answers = answer_batch(self.client, requests, out, batch=batch, on_batch=on_batch, on_wait=on_wait)
+        self._answered[answers.batch.id] = answers.batch.files
+        return answers.path
 
 
 def _forget_old(cache: Path) -> None:

@@ -130,6 +130,7 @@ class CycleService:
             student=cycle.student,
             role=cycle.role,
             recipe=cycle.recipe,
+            teachers=cycle.teachers,
             minimum_examples=cycle.minimum_examples,
             curation=self.settings.curation.rules,
         )

@@ -7,7 +7,7 @@ import { answersOf, scoresOf } from "./scores.js";
 const STAGE_WORDS = {
   snapshot: "freeze the feedback",
   curate: "choose and split examples",
-  label: "the teacher scores them",
+  label: "the teachers score them",
   distill: "the student learns",
   export: "pack it for devices",
   evaluate: "measure it",
@@ -126,7 +126,7 @@ function stageTable(cycle) {
 
 function outcome(status) {
   if (status.error && status.state !== "done") return [element("span", { className: "bad", textContent: status.error })];
-  if (status.result) return [outcomeText(status)];
+  if (status.result) return [outcomeText(status)].flat().map((line) => element("div", { textContent: line }));
   if (!["running", "queued"].includes(status.state)) return [];
   const { done = 0, total = 0, note = "" } = status.progress || {};
   const bar = element("progress", { "aria-label": `Progress of ${status.stage}`, max: total || 1 });
@@ -144,6 +144,15 @@ function outcomeText({ stage, result }) {
   }
 }
 
+function taught({ teacher, texts, tokens, top_k, top_k_mass, shards }) {
+  const { source, hindsight } = teacher.asked;
+  const who = `${source === "student" ? "the student" : teacher.model.split("/").at(-1)}${hindsight ? " in hindsight" : ""}`;
+  const count = Object.values(texts).reduce((sum, number) => sum + number, 0);
+  const bytes = shards.reduce((sum, shard) => sum + shard.size_bytes, 0);
+  const said = tokens ? `${tokens} tokens; the top ${top_k} hold ${percent(top_k_mass)} of its mass` : "text only";
+  return `${who}: ${count} texts, ${said} (${size(bytes)})`;
+}
+
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const OUTCOMES = {
   snapshot: (result) => `${result.interactions} judged interactions`,
@@ -152,10 +161,7 @@ const OUTCOMES = {
     const { train, validation, test } = card.examples;
     return `${train} to learn from, ${validation} to watch, ${test} held out; ${dropped} dropped (${size(data.size_bytes)})`;
   },
-  label: (result) => {
-    const bytes = result.shards.reduce((sum, shard) => sum + shard.size_bytes, 0);
-    return `${result.tokens} tokens; the top ${result.top_k} hold ${percent(result.top_k_mass)} of the teacher's mass (${size(bytes)})`;
-  },
+  label: ({ caches }) => caches.map(taught),
   distill: ({ steps, trained_tokens, curve, weights }) => {
     const losses = curve.length ? `, loss ${curve[0].loss.toFixed(2)} → ${curve.at(-1).loss.toFixed(2)}` : "";
     return `${steps} steps, ${trained_tokens} tokens${losses} (${size(weights.size_bytes)})`;

@@ -5,7 +5,8 @@ Does not know where examples come from, nor what becomes of the adapter.
 """
 
 from everswarm.training.distillation.distill import Distilled, distill
-from everswarm.training.distillation.label import hindsight_teacher, label
+from everswarm.training.distillation.label import label
+from everswarm.training.distillation.rollouts import StudentWriter
 from everswarm.training.recipes import load_recipe, recipe_names
 
-__all__ = ["Distilled", "distill", "hindsight_teacher", "label", "load_recipe", "recipe_names"]
+__all__ = ["Distilled", "StudentWriter", "distill", "label", "load_recipe", "recipe_names"]

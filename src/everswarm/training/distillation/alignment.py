@@ -1,102 +1,164 @@
-"""From texts and soft targets in bytes to what the student's trainer needs in its own token ids."""
+"""From texts and teachers' views in bytes to what the student's trainer needs in its own tokens.
+
+Where teacher and student cut a text alike, a token's whole distribution is learnt (position KL). Where they cut it
+differently, the shortest pieces that both have in common, the chunks, are learnt by their likelihood, and the first
+token of such a chunk by its distribution. Where no teacher speaks, the text alone counts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from everswarm.errors import StageFailedError
-from everswarm.schemas.dataset import Example
-from everswarm.training.chat_tokens import answer_ids, prompt_ids
-from everswarm.training.distillation.prompts import end_of_turn_id
-from everswarm.training.distillation.target_shards import END_OF_TURN, ScoredText
-from everswarm.training.distillation.token_bytes import byte_spans, ids_by_bytes, token_bytes
+from everswarm.training.distillation.chunks import common_chunks
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from transformers import PreTrainedTokenizerBase
+
+    from everswarm.training.distillation.scored_text import ScoredText
+
+    Number = TypeVar("Number", NDArray[np.int64], NDArray[np.float32])
+
+LONGEST_CHUNK_TOKENS = 64  # of the student; what is cut that differently says little, and would fill a block of logits
+
+
+class View(NamedTuple):
+    """One teacher's view of a text, with the weight of its opinion."""
+
+    scored: ScoredText
+    student_ids: NDArray[np.int64]  # (vocabulary,), the student's token of each of the teacher's; -1: none
+    first_ids: NDArray[
+        np.int64
+    ]  # (vocabulary,), the same at the text's start, before which a tokenizer may put a space
+    weight: float  # before they are scaled to sum to 1
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One example in the student's tokens: prompt, then answer with its end of turn, and the teacher's view of it."""
+class Aligned:
+    """What the teachers together think of the student's tokens: `n` tokens, `k` candidates, `c` chunks."""
 
-    ids: list[int]
-    prompt_tokens: int
-    top_ids: NDArray[np.int64]  # (answer tokens, k)
-    top_logprobs: NDArray[np.float32]  # (answer tokens, k); -inf pads, and fills where the teacher is silent
-    tail_logprob: NDArray[np.float32]  # (answer tokens,)
+    top_ids: NDArray[np.int64]  # (n, k)
+    top_logprobs: NDArray[np.float32]  # (n, k); -inf pads, and fills where they are silent
+    tail_logprob: NDArray[np.float32]  # (n,)
+    exact: NDArray[np.bool_]  # (n,), all cut this token alike
+    chunk: NDArray[np.int64]  # (n,), which chunk it is part of; -1: none
+    chunk_logprob: NDArray[np.float32]  # (c,)
 
     @property
-    def answer_tokens(self) -> int:
-        """Return how many tokens are learnt from."""
-        return len(self.ids) - self.prompt_tokens
+    def first(self) -> NDArray[np.bool_]:
+        """Return which tokens begin a chunk, (n,)."""
+        import numpy as np
+
+        return np.asarray((self.chunk >= 0) & (np.diff(self.chunk, prepend=-1) != 0))
 
 
-class LessonMaker:
-    """Puts examples into the student's tokens."""
+def align(views: Sequence[View], student_end: NDArray[np.int32], *, ended: bool) -> Aligned:
+    """Return the mean of the views in probability space over the student's tokens.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int) -> None:
-        self.tokenizer = tokenizer
-        self.max_tokens = max_tokens
-        self.pieces = token_bytes(tokenizer)
-        self.end_of_turn = end_of_turn_id(tokenizer)
-        self.id_of = ids_by_bytes(self.pieces, tokenizer.all_special_ids) | {END_OF_TURN: self.end_of_turn}
-
-    def make(self, example: Example, scored: ScoredText) -> Lesson | None:
-        """Return the example as a lesson, or None if its prompt leaves no room for an answer.
-
-        Raises:
-            StageFailedError: `scored` is of another text.
-        """
-        target = example.target.encode()
-        if not target.startswith(scored.text):
-            raise StageFailedError(
-                f"The soft targets of example '{example.id}' are of another text than its target; "
-                "they belong to another dataset. Label this dataset again."
-            )
-        prompt = prompt_ids(self.tokenizer, example.messages)
-        answer = answer_ids(self.tokenizer, example.target)
-        spans = [*byte_spans(answer, self.pieces, target), (len(target), len(target))]
-        ids = [*prompt, *answer, self.end_of_turn][: self.max_tokens]
-        kept = len(ids) - len(prompt)
-        if kept <= 0:
-            return None
-        top_ids, top_logprobs, tail = align(scored, spans[:kept], self.id_of)
-        return Lesson(ids, len(prompt), top_ids, top_logprobs, tail)
-
-
-def align(
-    scored: ScoredText, spans: Sequence[tuple[int, int]], id_of: Mapping[bytes, int]
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Return ids and log-probabilities (tokens, k) and the tail (tokens,) for the student's tokens at `spans`.
-
-    The teacher speaks where one of its tokens covers exactly the bytes of one of the student's; elsewhere a row is
-    all -inf. A candidate that the student has no token for (or a second one with the same bytes) goes to the tail.
+    Args:
+        views: of one text, by teachers with log-probabilities.
+        student_end: (tokens,), bytes at which the student's tokens of the text end, without the end of turn.
+        ended: one more token of the student follows, the end of the turn.
     """
     import numpy as np
 
-    k = scored.top_logprob.shape[1]
-    top_ids = np.zeros((len(spans), k), dtype=np.int64)
-    top_logprobs = np.full((len(spans), k), -np.inf, dtype=np.float32)
-    tail = np.full(len(spans), -np.inf, dtype=np.float32)
-    teacher_token = {span: index for index, span in enumerate(zip(scored.start, scored.end, strict=True))}
-    for row, span in enumerate(spans):
-        token = teacher_token.get(span)
-        if token is None:
-            continue
-        used: dict[int, float] = {}
-        outside = [float(scored.tail_logprob[token])]
-        for candidate, logprob in zip(scored.top_bytes[token], scored.top_logprob[token].tolist(), strict=True):
-            number = id_of.get(candidate)
-            if number is None or number in used:
-                outside.append(logprob)
-            else:
-                used[number] = logprob
-        if used:
-            top_ids[row, : len(used)] = list(used)
-            top_logprobs[row, : len(used)] = list(used.values())
-            tail[row] = np.logaddexp.reduce(np.asarray(outside))
-    return top_ids, top_logprobs, tail
+    count = len(student_end) + ended
+    total = sum(view.weight for view in views)
+    weights = [view.weight / total for view in views]
+    text_ends = [view.scored.end[: view.scored.tokens - view.scored.ended] for view in views]
+    student, *teachers = common_chunks(student_end, *text_ends)
+    starts = [np.concatenate([[0], ends[:-1]]) for ends in (student, *teachers)]
+    exact = np.all([ends - start == 1 for start, ends in zip(starts, (student, *teachers), strict=True)], axis=0)
+    rows = [starts[0], *starts[1:]]
+    if ended and all(view.scored.ended for view in views):
+        lasts = [count - 1, *(view.scored.tokens - 1 for view in views)]
+        rows = [np.append(row, last) for row, last in zip(rows, lasts, strict=True)]
+        exact = np.append(exact, True)
+    top_ids, top_logprobs, tail = _mixture(views, weights, rows[1:])
+    lengths = student - starts[0]
+    whole = ~exact[: len(student)] & (lengths > 0) & (lengths <= LONGEST_CHUNK_TOKENS)
+    of_token = np.full(count, -1)
+    of_token[: int(student[-1]) if len(student) else 0] = np.repeat(np.where(whole, np.cumsum(whole) - 1, -1), lengths)
+    likelihood = _chunk_logprobs(views, weights, starts[1:], teachers)[whole]
+    at = rows[0]
+    is_exact = np.zeros(count, dtype=bool)
+    is_exact[at] = exact
+    return Aligned(
+        _at(at, top_ids, count, 0), _at(at, top_logprobs, count, -np.inf), _at(at, tail, count, -np.inf),
+        is_exact, of_token, likelihood.astype(np.float32),
+    )  # fmt: skip
+
+
+def _at(rows: NDArray[np.int64], values: Number, count: int, fill: float) -> Number:
+    """Spread `values` (rows, …) over `count` tokens."""
+    import numpy as np
+
+    spread = np.full_like(values, fill, shape=(count, *values.shape[1:]))
+    spread[rows] = values
+    return spread
+
+
+def _chunk_logprobs(
+    views: Sequence[View],
+    weights: Sequence[float],
+    starts: Sequence[NDArray[np.int64]],
+    ends: Sequence[NDArray[np.int64]],
+) -> NDArray[np.float64]:
+    """Return log of the mean likelihood of each chunk (chunks,)."""
+    import numpy as np
+
+    found = []
+    for view, weight, start, end in zip(views, weights, starts, ends, strict=True):
+        upto = np.concatenate([[0.0], np.cumsum(view.scored.logprob, dtype=np.float64)])
+        found.append(upto[end] - upto[start] + np.log(weight))
+    return np.asarray(np.logaddexp.reduce(found, axis=0))
+
+
+def _mixture(
+    views: Sequence[View], weights: Sequence[float], rows: Sequence[NDArray[np.int64]]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Return ids and log-probabilities (rows, k) and the tail (rows,) of the mean of the teachers' distributions.
+
+    Candidates of the same bytes are one; one that the student has no token for goes to the tail, as does what is not
+    among the k most likely. Where nothing is left, the row is silent.
+    """
+    import numpy as np
+
+    k = max(view.scored.top.shape[1] for view in views)
+    count = len(rows[0])
+    ids, mass, tail = np.zeros((count, 0), dtype=np.int64), np.zeros((count, 0)), np.zeros(count)
+    for (scored, student_ids, first_ids, _), weight, row in zip(views, weights, rows, strict=True):
+        top = scored.top[row]
+        named = np.where(row[:, None] == 0, first_ids[top], student_ids[top])
+        ids = np.hstack([ids, np.where(top >= 0, named, -1)])
+        mass = np.hstack([mass, weight * np.exp(scored.top_logprob[row], dtype=np.float64)])
+        tail += weight * np.exp(scored.tail_logprob[row], dtype=np.float64)
+    tail += np.where(ids < 0, mass, 0.0).sum(axis=1)
+    ids, mass = _merged(ids, np.where(ids < 0, 0.0, mass))
+    order = np.argsort(-mass, axis=1, kind="stable")
+    ids, mass = np.take_along_axis(ids, order, 1), np.take_along_axis(mass, order, 1)
+    tail += mass[:, k:].sum(axis=1)
+    ids, mass = ids[:, :k], mass[:, :k]
+    with np.errstate(divide="ignore"):
+        silent = (mass[:, :1] <= 0) if mass.size else np.ones((count, 1), dtype=bool)
+        logprobs = np.where(silent, -np.inf, np.log(mass)).astype(np.float32)
+        return np.maximum(ids, 0), logprobs, np.where(silent[:, 0], -np.inf, np.log(tail)).astype(np.float32)
+
+
+def _merged(ids: NDArray[np.int64], mass: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Give an id that stands twice in a row all its mass at one place, and none at the other."""
+    import numpy as np
+
+    order = np.argsort(ids, axis=1, kind="stable")
+    ids, mass = np.take_along_axis(ids, order, 1), np.take_along_axis(mass, order, 1)
+    begins = np.ones_like(ids, dtype=bool)
+    begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    if begins.all():
+        return ids, mass
+    places = np.flatnonzero(begins)
+    sums = np.add.reduceat(mass.ravel(), places)
+    merged = np.zeros(mass.size)
+    merged[places] = sums
+    return np.where(begins, ids, -1), merged.reshape(mass.shape)

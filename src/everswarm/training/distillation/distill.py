@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 from everswarm.errors import StageFailedError
 from everswarm.schemas.adapter import Recipe, TrainingCurvePoint
 from everswarm.schemas.dataset import Example
-from everswarm.training.distillation.alignment import Lesson, LessonMaker
+from everswarm.schemas.targets import SoftTargets
+from everswarm.settings import TeacherSettings
+from everswarm.training.distillation.lessons import Lesson, LessonMaker
+from everswarm.training.distillation.scored_text import ScoredText
 from everswarm.training.distillation.target_shards import read_shards
 from everswarm.training.models import load_student
 
@@ -33,7 +36,8 @@ def distill(  # noqa: PLR0913  # the door of a stage: everything that it needs, 
     *,
     examples: Sequence[Example],
     weights: Path,
-    targets: Sequence[Path],
+    targets: SoftTargets,
+    shards: Sequence[Path],
     recipe: Recipe,
     seed: int,
     student: str,
@@ -48,7 +52,8 @@ def distill(  # noqa: PLR0913  # the door of a stage: everything that it needs, 
     Args:
         examples: with their splits; only `train` is learnt from.
         weights: folder with the student's weights and tokenizer.
-        targets: shards of soft targets, which hold every training example.
+        targets: the record of the soft targets, made for these examples.
+        shards: its files, in order.
         recipe: the numbers of the run.
         seed: of the adapter's first weights, the order of the examples and the dropout.
         student: full name of the model; goes into the adapter's configuration.
@@ -62,10 +67,15 @@ def distill(  # noqa: PLR0913  # the door of a stage: everything that it needs, 
         StageFailedError: there is nothing to learn from, the soft targets are of another dataset, or the loss is not
             a number.
     """
+    from everswarm.training.distillation.head import check_head
     from everswarm.training.distillation.trainer import build_trainer
 
     model, tokenizer = load_student(weights, threads=threads)
-    lessons = _lessons(examples, targets, LessonMaker(tokenizer, max_tokens=recipe.max_tokens))
+    check_head(model, name=student)
+    rows = int(model.get_output_embeddings().weight.shape[0])
+    maker = LessonMaker(tokenizer, recipe, vocabulary=rows)
+    everyone = any("target" in cache.texts for cache in targets.caches)
+    lessons = _lessons(examples, _scored(targets, shards), maker, everyone=everyone)
     trainer = build_trainer(
         model,
         tokenizer,
@@ -86,21 +96,49 @@ def distill(  # noqa: PLR0913  # the door of a stage: everything that it needs, 
     )
 
 
-def _lessons(examples: Sequence[Example], targets: Sequence[Path], maker: LessonMaker) -> list[Lesson]:
-    scored = {text.id: text for text in read_shards(targets)}
+class _Said(NamedTuple):
+    """What one teacher said of one text, with the weight of its opinion by the example's task."""
+
+    scored: ScoredText
+    teacher: TeacherSettings
+
+    def weight(self, task: str) -> float:
+        return self.teacher.task_weights.get(task, self.teacher.weight)
+
+
+def _scored(targets: SoftTargets, shards: Sequence[Path]) -> dict[str, list[_Said]]:
+    """Return what was said of each example, teacher after teacher."""
+    said: dict[str, list[_Said]] = {}
+    done = 0
+    for cache in targets.caches:
+        paths = shards[done : done + len(cache.shards)]
+        done += len(paths)
+        digests = [shard.sha256 for shard in cache.shards]
+        for scored in read_shards(paths, teacher=cache.teacher, digests=digests):
+            said.setdefault(scored.id, []).append(_Said(scored, cache.teacher.asked))
+    return said
+
+
+def _lessons(
+    examples: Sequence[Example], said: dict[str, list[_Said]], maker: LessonMaker, *, everyone: bool
+) -> list[Lesson]:
+    """Put the training examples into lessons; `everyone`: a teacher that scores given text has scored each of them."""
     training = [example for example in examples if example.split == "train"]
-    missing = [example.id for example in training if example.id not in scored]
-    if missing:
+    missing = [example.id for example in training if example.id not in said]
+    if missing and everyone:
         raise StageFailedError(
             f"{len(missing)} of {len(training)} training examples have no soft targets, such as '{missing[0]}'. "
             "Label this dataset again."
         )
-    made = [maker.make(example, scored[example.id]) for example in training]
-    lessons = [lesson for lesson in made if lesson is not None]
+    lessons: list[Lesson] = []
+    for example in training:
+        about = said.get(example.id, [])
+        weights = [one.weight(example.task) for one in about]
+        lessons += maker.lessons(example, [one.scored for one in about], weights)
     if not lessons:
         raise StageFailedError(
-            f"None of the {len(training)} training examples leaves room for an answer within {maker.max_tokens} "
-            "tokens. Choose a recipe with a higher max_tokens, or shorter conversations."
+            f"None of the {len(training)} training examples leaves room for an answer within "
+            f"{maker.recipe.max_tokens} tokens. Choose a recipe with a higher max_tokens, or shorter conversations."
         )
     return lessons
 
@@ -109,7 +147,13 @@ def _curve(log_history: Sequence[dict[str, Any]]) -> list[TrainingCurvePoint]:
     logged = [entry for entry in log_history if "cross_entropy" in entry]
     every = -(-len(logged) // CURVE_POINTS) or 1
     return [
-        TrainingCurvePoint(step=entry["step"], loss=entry["loss"], cross_entropy=entry["cross_entropy"], kl=entry["kl"])
+        TrainingCurvePoint(
+            step=entry["step"],
+            loss=entry["loss"],
+            cross_entropy=entry["cross_entropy"],
+            kl=entry["kl"],
+            chunk=entry["chunk"],
+        )
         for index, entry in enumerate(logged)
         if index % every == 0 or index == len(logged) - 1
     ]

@@ -1,180 +1,190 @@
-"""The teacher's pass: score every target text once and cache it in shards, so that a restart loses one shard at most.
+"""The teachers' pass: each says once what it thinks of every text, in shards, so that a restart loses one at most.
 
-Each example is a batch of its own, so its numbers do not depend on its neighbours, nor on where a run was cut.
+Knows teachers only as `TeacherAtWork`: local ones and remote ones are labelled by the same loop.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from everswarm.errors import StageFailedError
 from everswarm.schemas.artifact import Artifact
 from everswarm.schemas.dataset import Example
-from everswarm.schemas.targets import LabelCheckpoint, SoftTargets, Teacher
-from everswarm.training.chat_tokens import answer_ids, prompt_ids
-from everswarm.training.distillation.prompts import HINDSIGHT_TEMPLATE, end_of_turn_id, teacher_messages
-from everswarm.training.distillation.target_shards import END_OF_TURN, ScoredText, write_shard
-from everswarm.training.distillation.token_bytes import byte_spans, token_bytes
-from everswarm.training.models import load_student
+from everswarm.schemas.targets import LabelCheckpoint, SoftTargets, Teacher, TeacherCache
+from everswarm.training.distillation.scored_text import ScoredText
+from everswarm.training.distillation.target_shards import write_shard
+from everswarm.training.distillation.teachers.at_work import TeacherAtWork, TeacherToOpen, Text
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-DEFAULT_TOP_K = 20
-DEFAULT_SHARD_EXAMPLES = 32
-DEFAULT_TARGET_TOKENS = 1024  # of one example; the rest of a longer text is learnt from the text alone
+DEFAULT_SHARD_EXAMPLES = 64
 
 ReportProgress = Callable[[int, int, str], None]  # done, total, note
+WriteRollout = Callable[[Example], str | None]
 
 
-def hindsight_teacher(model: str, weights_sha256: str) -> Teacher:
-    """Return the teacher that is `model` itself, shown the person's correction before it scores."""
-    return Teacher(model=model, weights_sha256=weights_sha256, hindsight=True, template=HINDSIGHT_TEMPLATE)
+class _Shelf(NamedTuple):
+    """Where finished work goes."""
+
+    out_dir: Path
+    store_shard: Callable[[Path], Artifact]
+    on_checkpoint: Callable[[LabelCheckpoint], None]
+    report: Callable[[int, str], None]  # examples done of this teacher, note
 
 
-def label(  # noqa: PLR0913  # the door of a stage: everything that it needs, by name
+def label(  # the door of a stage: everything that it needs, by name
     examples: Sequence[Example],
     *,
     dataset: str,
-    weights: Path,
-    teacher: Teacher,
+    teachers: Sequence[TeacherToOpen],
     out_dir: Path,
     done: LabelCheckpoint,
     store_shard: Callable[[Path], Artifact],
     on_checkpoint: Callable[[LabelCheckpoint], None],
     on_progress: ReportProgress | None = None,
-    threads: int = 1,
-    top_k: int = DEFAULT_TOP_K,
     shard_examples: int = DEFAULT_SHARD_EXAMPLES,
-    max_target_tokens: int = DEFAULT_TARGET_TOKENS,
+    rollouts: WriteRollout | None = None,
 ) -> SoftTargets:
-    """Score the targets of `examples` (those of the test split are left out) and return the record of the cache.
+    """Let each teacher label `examples` (those of the test split are left out) and return the record of the caches.
 
     Args:
-        examples: in the dataset's order, which is the order of the cache.
+        examples: in the dataset's order, which is the order of each cache.
         dataset: sha256 of the dataset.
-        weights: folder with the teacher's weights and tokenizer.
-        teacher: goes into the record; its `hindsight` and `template` decide the prompt.
+        teachers: one after another; each is opened only if something is left to do for it.
         out_dir: for shards that are not stored yet.
-        done: what an earlier, interrupted run has stored; those shards are not scored again.
+        done: what an earlier, interrupted run has stored; those shards are not made again.
         store_shard: keeps one finished shard.
-        on_checkpoint: called after each stored shard with what is finished now.
-        on_progress: called after each example.
-        threads: of torch.
-        top_k: candidates kept a token.
+        on_checkpoint: called after each stored shard, and when a server has taken a batch, with what is finished now.
+        on_progress: called after each example of each teacher.
         shard_examples: examples a shard.
-        max_target_tokens: tokens scored of one target.
+        rollouts: gives the student's own answer to an example's question, or None; the same one whenever it is asked.
+            Teachers that score given text see it after the target.
 
     Raises:
-        StageFailedError: there is nothing to score, or the teacher gave something that is not a number.
+        StageFailedError: there is nothing to label, `done` is of other teachers, or a teacher gave nonsense.
         NoSpaceError: the disk is full.
     """
-    scored = [example for example in examples if example.split != "test"]
-    if not scored:
+    chosen = [example for example in examples if example.split != "test"]
+    if not chosen:
         raise StageFailedError("There are no training examples to label; the dataset has none in train or validation.")
-    report = on_progress or (lambda _done, _total, _note: None)
-    shards = [scored[start : start + shard_examples] for start in range(0, len(scored), shard_examples)]
+    if len(done.finished) > len(teachers):
+        raise _other_teacher(done.finished[len(teachers)].teacher)
     out_dir.mkdir(parents=True, exist_ok=True)
-    scorer = None
-    for number in range(len(done.shards), len(shards)):
-        scorer = scorer or _Scorer(weights, teacher, top_k=top_k, max_tokens=max_target_tokens, threads=threads)
-        texts = []
-        for index, example in enumerate(shards[number]):
-            texts.append(scorer.score(example))
-            report(number * shard_examples + index + 1, len(scored), "the teacher scores")
-        path = out_dir / f"soft-targets-{number:04d}.parquet"
-        write_shard(texts, path)
-        done = _with_shard(done, store_shard(path), texts)
-        on_checkpoint(done)
+    shards = [chosen[start : start + shard_examples] for start in range(0, len(chosen), shard_examples)]
+    rollout_of = _remembered(rollouts)
+    for number, teacher in enumerate(teachers):
+        if number < len(done.finished):
+            if done.finished[number].teacher != teacher.teacher:
+                raise _other_teacher(done.finished[number].teacher)
+            continue
+
+        def report(count: int, note: str, before: int = number * len(chosen)) -> None:
+            if on_progress is not None:
+                on_progress(before + count, len(teachers) * len(chosen), note)
+
+        shelf = _Shelf(out_dir, store_shard, on_checkpoint, report)
+        done = _with_teacher(teacher, shards, done, shelf, dataset=dataset, rollout_of=rollout_of)
+    digests = [shard.sha256 for cache in done.finished for shard in cache.shards]
     return SoftTargets(
+        dataset=dataset, caches=done.finished, digest=hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
+
+
+def _with_teacher(
+    teacher: TeacherToOpen,
+    shards: Sequence[Sequence[Example]],
+    done: LabelCheckpoint,
+    shelf: _Shelf,
+    *,
+    dataset: str,
+    rollout_of: WriteRollout,
+) -> LabelCheckpoint:
+    """Make the shards that are missing of one teacher; the last one's checkpoint has the teacher among the finished."""
+    name = _shard_name(teacher.teacher, dataset, len(shards[0]))
+    if len(done.shards) >= len(shards) or any(not shard.name.startswith(name) for shard in done.shards):
+        raise StageFailedError(
+            f"The checkpoint's {len(done.shards)} shards are not of teacher {teacher.teacher.asked.name} over this "
+            "dataset. Begin labelling anew: everswarm cycle retry"
+        )
+    at_work = teacher.open()
+    for number in range(len(done.shards), len(shards)):
+        texts = list(_texts(shards[number], rollout_of if at_work.scores_given_text else None))
+        scored: list[ScoredText] = []
+
+        def remember(batch: str) -> None:
+            nonlocal done
+            done = done.model_copy(update={"batch": batch})
+            shelf.on_checkpoint(done)
+
+        before = number * len(shards[0])
+        place = {example.id: before + index for index, example in enumerate(shards[number], start=1)}
+        for text in at_work.label(texts, batch=done.batch, on_batch=remember):
+            scored.append(text)
+            shelf.report(place[text.id], f"{teacher.teacher.model} teaches")
+        path = shelf.out_dir / f"{name}-{number:04d}.parquet"
+        write_shard(scored, path, teacher=teacher.teacher)
+        done = _with_shard(done, shelf.store_shard(path), scored)
+        if number == len(shards) - 1:
+            done = LabelCheckpoint(finished=[*done.finished, _finished(teacher.teacher, at_work, done)])
+        shelf.on_checkpoint(done)
+    return done
+
+
+def _texts(examples: Iterable[Example], rollout_of: WriteRollout | None) -> Iterable[Text]:
+    for example in examples:
+        yield Text(example, example.target, "target")
+        rollout = rollout_of(example) if rollout_of is not None else None
+        if rollout:
+            yield Text(example, rollout, "rollout")
+
+
+def _remembered(rollouts: WriteRollout | None) -> WriteRollout:
+    """Return `rollouts` such that a second teacher sees what the first one saw, and the student writes once."""
+    written: dict[str, str | None] = {}
+
+    def rollout_of(example: Example) -> str | None:
+        if rollouts is not None and example.id not in written:
+            written[example.id] = rollouts(example)
+        return written.get(example.id)
+
+    return rollout_of
+
+
+def _with_shard(done: LabelCheckpoint, shard: Artifact, scored: Sequence[ScoredText]) -> LabelCheckpoint:
+    texts = dict(done.texts)
+    for text in scored:
+        texts[text.source] = texts.get(text.source, 0) + 1
+    return LabelCheckpoint(
+        finished=done.finished,
+        shards=[*done.shards, shard],
+        texts=texts,
+        tokens=done.tokens + sum(text.tokens for text in scored),
+        text_bytes=done.text_bytes + sum(len(text.text) for text in scored),
+        mass_sum=done.mass_sum + sum(text.top_k_mass for text in scored),
+    )
+
+
+def _finished(teacher: Teacher, at_work: TeacherAtWork, done: LabelCheckpoint) -> TeacherCache:
+    return TeacherCache(
         teacher=teacher,
-        dataset=dataset,
         shards=done.shards,
-        digest=hashlib.sha256("".join(shard.sha256 for shard in done.shards).encode()).hexdigest(),
-        top_k=top_k,
+        texts=done.texts,
         tokens=done.tokens,
         text_bytes=done.text_bytes,
+        top_k=at_work.top_k,
         top_k_mass=done.mass_sum / max(done.tokens, 1),
     )
 
 
-def _with_shard(done: LabelCheckpoint, shard: Artifact, texts: Sequence[ScoredText]) -> LabelCheckpoint:
-    return LabelCheckpoint(
-        shards=[*done.shards, shard],
-        tokens=done.tokens + sum(len(text.start) for text in texts),
-        text_bytes=done.text_bytes + sum(len(text.text) for text in texts),
-        mass_sum=done.mass_sum + sum(text.top_k_mass for text in texts),
+def _shard_name(teacher: Teacher, dataset: str, shard_examples: int) -> str:
+    """Return how the shards of this cache are called: a checkpoint tells by it whose shards it holds."""
+    key = f"{dataset} {shard_examples} {teacher.model_dump_json()}"
+    return f"soft-targets-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def _other_teacher(found: Teacher) -> StageFailedError:
+    return StageFailedError(
+        f"The checkpoint is of teacher {found.asked.name} ({found.model}, {found.quantization}, {found.template}), "
+        "which is not the one asked for now. Ask for the same teachers, or begin labelling anew: everswarm cycle retry"
     )
-
-
-class _Scorer:
-    """The teacher's model with what it needs to speak of tokens as bytes."""
-
-    def __init__(self, weights: Path, teacher: Teacher, *, top_k: int, max_tokens: int, threads: int) -> None:
-        model, tokenizer = load_student(weights, threads=threads)
-        self.model: PreTrainedModel = model.eval()
-        self.tokenizer: PreTrainedTokenizerBase = tokenizer
-        self.teacher = teacher
-        self.max_tokens = max_tokens
-        self.pieces = token_bytes(tokenizer)
-        self.end_of_turn = end_of_turn_id(tokenizer)
-        # ids without a token and rows that only pad the matrix can be no candidate; their mass is in the tail
-        rows = int(model.get_output_embeddings().weight.shape[0])
-        self.nameless = [number for number, piece in enumerate(self.pieces) if not piece]
-        self.nameless += range(len(self.pieces), rows)
-        self.top_k = min(top_k, rows - len(self.nameless))
-
-    def score(self, example: Example) -> ScoredText:
-        """Score the example's target, from its first token to the end of turn."""
-        import torch
-
-        prompt = prompt_ids(self.tokenizer, teacher_messages(example, self.teacher))
-        answer = answer_ids(self.tokenizer, example.target)
-        text = example.target.encode()
-        spans = byte_spans(answer, self.pieces, text)
-        if len(answer) >= self.max_tokens:
-            answer, spans = answer[: self.max_tokens], spans[: self.max_tokens]
-            text = text[: spans[-1][1]]
-        else:
-            answer, spans = [*answer, self.end_of_turn], [*spans, (len(text), len(text))]
-        room = int(self.model.config.max_position_embeddings) - len(answer)
-        prompt = prompt[-room:]  # of a conversation that is too long the end counts
-        with torch.inference_mode():
-            ids = torch.tensor([prompt + answer])
-            logits = self.model(ids, logits_to_keep=len(answer) + 1, use_cache=False).logits[0, :-1].float()
-            if not torch.isfinite(logits).all():
-                raise StageFailedError(
-                    f"The teacher {self.teacher.model} gave values that are not numbers for example '{example.id}'. "
-                    "Use float32 weights (half precision may overflow), or remove the model's folder to have its "
-                    "weights made again."
-                )
-            return self._text_of(example.id, text, spans, torch.tensor(answer), logits)
-
-    def _text_of(
-        self, identifier: str, text: bytes, spans: list[tuple[int, int]], answer: Tensor, logits: Tensor
-    ) -> ScoredText:
-        """Cut `logits` (tokens, vocab) down to the main path, the top k and the tail."""
-        import torch
-
-        log_total = logits.logsumexp(-1, keepdim=True)
-        own = (logits.gather(1, answer[:, None]) - log_total)[:, 0]
-        named = logits.index_fill(1, torch.tensor(self.nameless), -torch.inf) if self.nameless else logits
-        values, ids = named.topk(self.top_k, dim=-1)
-        tail = logits.scatter(1, ids, -torch.inf).logsumexp(-1) - log_total[:, 0]
-        return ScoredText(
-            id=identifier,
-            text=text,
-            start=[start for start, _ in spans],
-            end=[end for _, end in spans],
-            logprob=own.numpy(),
-            top_bytes=[
-                [END_OF_TURN if number == self.end_of_turn else self.pieces[number] for number in row]
-                for row in ids.tolist()
-            ],
-            top_logprob=(values - log_total).numpy(),
-            tail_logprob=tail.numpy(),
-        )

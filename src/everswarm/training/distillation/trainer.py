@@ -11,52 +11,63 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from everswarm.errors import StageFailedError
 from everswarm.schemas.adapter import Recipe
-from everswarm.training.distillation.alignment import Lesson
-from everswarm.training.distillation.losses import soft_target_loss
+from everswarm.training.distillation.head import AnswerTargets, HeadLoss, LossOptions, blocks, head_loss
+from everswarm.training.distillation.lessons import Lesson
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
 class DistillationTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
-    """Learns from soft targets (`soft_target_weight`) and from the text (the rest), on answer tokens only."""
+    """Learns from soft targets and from the text, on answer tokens only; the weights are in the lessons."""
 
-    def __init__(self, *, soft_target_weight: float, **arguments: Any) -> None:
+    def __init__(self, *, options: LossOptions, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.soft_target_weight = soft_target_weight
+        self.options = options
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Return the mean over the batch's answer tokens; where the teacher is silent, the text alone counts."""
-        causal = model.get_base_model()
-        hidden = causal.base_model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).last_hidden_state
-        # the vocabulary is the widest matrix of a small model: only the positions before an answer token go through it
-        logits = causal.get_output_embeddings()(hidden.flatten(0, 1)[inputs["positions"]]).float()
-        cross_entropy = functional.cross_entropy(logits, inputs["answer_ids"], reduction="none")
-        taught = inputs["top_logprobs"][:, 0] > -torch.inf
-        kl = torch.zeros_like(cross_entropy)
-        kl[taught] = soft_target_loss(
-            logits[taught], inputs["top_ids"][taught], inputs["top_logprobs"][taught], inputs["tail_logprob"][taught]
-        )
-        weight = self.soft_target_weight * taught
-        loss = (weight * kl + (1 - weight) * cross_entropy).mean()
-        if not torch.isfinite(loss):
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Learn from one batch, part by part; return its loss."""
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        sums = torch.zeros(3, device=self.args.device)
+        for part in inputs["parts"]:
+            with self.compute_loss_context_manager():
+                found = self._loss(model, self._prepare_inputs(part), count=inputs["answers"])
+            self.accelerator.backward(found.loss)
+            total += found.loss.detach()
+            sums += found.sums
+        if not torch.isfinite(total):
             raise StageFailedError(
                 f"The loss is not a number at step {self.state.global_step + 1} of {self.state.max_steps}. Lower "
                 f"learning_rate in the recipe (it is {self.args.learning_rate:g}), or look for a broken example."
             )
-        self._metrics["train"]["cross_entropy"].append(cross_entropy.mean().item())
-        self._metrics["train"]["kl"].append(kl.sum().item() / max(int(taught.sum()), 1))
-        return (loss, None) if return_outputs else loss
+        counts = (inputs["answers"], inputs["compared"], inputs["chunks"])
+        for name, of_all, count in zip(("cross_entropy", "kl", "chunk"), sums.tolist(), counts, strict=True):
+            self._metrics["train"][name].append(of_all / max(count, 1))
+        return total
+
+    def _loss(self, model: Any, part: dict[str, Any], *, count: int) -> HeadLoss:
+        """Return the loss of one part's answer tokens, divided by `count`, those of the whole batch."""
+        causal = model.get_base_model()
+        hidden = causal.base_model(
+            input_ids=part["input_ids"], attention_mask=part["attention_mask"], use_cache=False
+        ).last_hidden_state
+        head = causal.get_output_embeddings()
+        return head_loss(
+            hidden.flatten(0, 1)[part["positions"]],
+            head.weight,
+            getattr(head, "bias", None),
+            AnswerTargets(**{name: part[name] for name in AnswerTargets._fields}),
+            block_ends=part["block_ends"],
+            options=self.options,
+            count=count,
+        )
 
     def create_model_card(self, *_arguments: Any, **_named: Any) -> None:
         """Write none: a checkpoint is for resuming, not for reading."""
@@ -75,6 +86,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is follow
         """Say the step's loss."""
         if logs and "cross_entropy" in logs:
             note = f"loss {logs['loss']:.3f}, cross-entropy {logs['cross_entropy']:.3f}, KL {logs['kl']:.3f}"
+            note += f", chunks {logs['chunk']:.3f}" if logs["chunk"] else ""
             self.on_progress(state.global_step, state.max_steps, note)
 
     def on_save(self, args: Any, state: Any, control: Any, **_named: Any) -> None:
@@ -101,49 +113,101 @@ def build_trainer(
         target_modules=recipe.target_modules,
         task_type="CAUSAL_LM",
     )
+    vocabulary = int(model.get_output_embeddings().weight.shape[0])
+    # on a CPU one text at a time: padding costs as much as text, and memory is that of one text
+    at_once = recipe.batch_size if torch.cuda.is_available() else 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT and TRL still use names that transformers 6 will drop
         trainer = DistillationTrainer(
-            soft_target_weight=recipe.soft_target_weight,
+            options=LossOptions(chunk_temperature=recipe.chunk_temperature, rollout_skew=recipe.rollout_skew),
             model=model,
             args=_arguments(recipe, seed=seed, out_dir=out_dir),
             # only numbers of lessons: the lessons themselves are at hand and need no copy in Arrow
             train_dataset=Dataset.from_dict({"lesson": list(range(len(lessons)))}),
-            data_collator=lambda rows: collate([lessons[row["lesson"]] for row in rows]),
+            data_collator=lambda rows: batch_of(
+                [lessons[row["lesson"]] for row in rows], vocabulary=vocabulary, at_once=at_once
+            ),
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=[Reporter(on_progress, on_checkpoint)],
+        )
+    if any(part.requires_grad for part in trainer.model.get_base_model().get_output_embeddings().parameters()):
+        raise StageFailedError(
+            f"The recipe '{recipe.name}' trains the output head (target_modules {recipe.target_modules}), which the "
+            "losses do not reach. Leave lm_head out, or choose all-linear, which does."
         )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to the process that runs the stage
     trainer.processing_class = None  # or every checkpoint would hold a copy of the tokenizer
     return trainer
 
 
-def collate(lessons: Sequence[Lesson]) -> dict[str, Tensor]:
-    """Return one batch: `input_ids` and `attention_mask` (batch, tokens), padded at the end, and the answers' tokens.
+def batch_of(lessons: Sequence[Lesson], *, vocabulary: int, at_once: int) -> dict[str, Any]:
+    """Return one batch in `parts` of `at_once` texts, with what its sums are divided by.
+
+    `answers`: its answer tokens; `compared`: those with a KL; `chunks`: what has a likelihood.
+    """
+    return {
+        "parts": [
+            collate(lessons[start : start + at_once], vocabulary=vocabulary)
+            for start in range(0, len(lessons), at_once)
+        ],
+        "answers": sum(lesson.answer_tokens for lesson in lessons),
+        "compared": sum(int((lesson.forward_weight + lesson.reverse_weight > 0).sum()) for lesson in lessons),
+        "chunks": sum(len(lesson.chunk_logprob) for lesson in lessons),
+    }
+
+
+def collate(lessons: Sequence[Lesson], *, vocabulary: int) -> dict[str, Any]:
+    """Return texts side by side: `input_ids` and `attention_mask` (batch, tokens), padded at the end, and the answers.
 
     The answers' tokens are in one row: `positions` (answers,) in the flattened batch, each one before the token that
-    it predicts; `answer_ids` (answers,); `top_ids`, `top_logprobs` (answers, k); `tail_logprob` (answers,).
+    it predicts; the fields of `AnswerTargets`; `block_ends` for a head of `vocabulary` rows, which no chunk straddles.
     """
     width = max(len(lesson.ids) for lesson in lessons)
     input_ids = torch.zeros(len(lessons), width, dtype=torch.long)
     attention_mask = torch.zeros_like(input_ids)
-    positions: list[int] = []
-    answer_ids: list[int] = []
+    positions: list[NDArray[np.int64]] = []
+    ids: list[int] = []
     for row, lesson in enumerate(lessons):
         input_ids[row, : len(lesson.ids)] = torch.tensor(lesson.ids)
         attention_mask[row, : len(lesson.ids)] = 1
-        positions += range(row * width + lesson.prompt_tokens - 1, row * width + len(lesson.ids) - 1)
-        answer_ids += lesson.ids[lesson.prompt_tokens :]
+        positions.append(np.arange(row * width + lesson.prompt_tokens - 1, row * width + len(lesson.ids) - 1))
+        ids += lesson.ids[lesson.prompt_tokens :]
+    chunk = _renumbered(lessons)
     return {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
-        "positions": torch.tensor(positions),
-        "answer_ids": torch.tensor(answer_ids),
-        "top_ids": torch.from_numpy(np.concatenate([lesson.top_ids for lesson in lessons])),
-        "top_logprobs": torch.from_numpy(np.concatenate([lesson.top_logprobs for lesson in lessons])),
-        "tail_logprob": torch.from_numpy(np.concatenate([lesson.tail_logprob for lesson in lessons])),
+        "positions": torch.from_numpy(np.concatenate(positions)),
+        "ids": torch.tensor(ids),
+        "top_ids": _joined(lessons, "top_ids", pad=0),
+        "top_logprobs": _joined(lessons, "top_logprobs", pad=-np.inf),
+        "tail_logprob": _joined(lessons, "tail_logprob"),
+        "text_weight": _joined(lessons, "text_weight"),
+        "forward_weight": _joined(lessons, "forward_weight"),
+        "reverse_weight": _joined(lessons, "reverse_weight"),
+        "chunk": torch.from_numpy(chunk),
+        "chunk_logprob": _joined(lessons, "chunk_logprob"),
+        "chunk_weight": _joined(lessons, "chunk_weight"),
+        "block_ends": blocks(chunk.tolist(), vocabulary=vocabulary),
     }
+
+
+def _joined(lessons: Sequence[Lesson], name: str, pad: float | None = None) -> Tensor:
+    """Return one array of all lessons in a row; with `pad`, of as many candidates as the widest has."""
+    values = [getattr(lesson, name) for lesson in lessons]
+    if pad is not None:
+        k = max(value.shape[1] for value in values)
+        values = [np.pad(value, ((0, 0), (0, k - value.shape[1])), constant_values=pad) for value in values]
+    return torch.from_numpy(np.concatenate(values))
+
+
+def _renumbered(lessons: Sequence[Lesson]) -> NDArray[np.int64]:
+    """Return each token's chunk (answers,), numbered through the batch; -1 for none."""
+    counts = [len(lesson.chunk_logprob) for lesson in lessons]
+    before = np.cumsum([0, *counts[:-1]])
+    return np.concatenate(
+        [np.where(lesson.chunk >= 0, lesson.chunk + first, -1) for lesson, first in zip(lessons, before, strict=True)]
+    )
 
 
 def _arguments(recipe: Recipe, *, seed: int, out_dir: Path) -> SFTConfig:

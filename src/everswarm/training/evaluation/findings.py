@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, get_args
 from everswarm.errors import StageFailedError
 from everswarm.schemas.evaluation import Subject
 from everswarm.training.evaluation.hf_score import HfModel
-from everswarm.training.evaluation.llama_library import LlamaScorerUnavailableError
 from everswarm.training.evaluation.llama_score import LlamaJob, LlamaText, score_with_llama
 from everswarm.training.evaluation.texts import (
     QuestionAnswer,
@@ -20,6 +19,7 @@ from everswarm.training.evaluation.texts import (
     shared_prefix,
     tokenize,
 )
+from everswarm.training.llama_library import LlamaScorerUnavailableError
 
 OnProgress = Callable[[int, int, str], None]  # done, total, note
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from everswarm.errors import StageFailedError
 from everswarm.processes import leave_with_parent, start_python_child, stop_child
 from everswarm.schemas.base import Record
-from everswarm.training.evaluation.llama_library import (
+from everswarm.training.llama_library import (
     CHUNK_TOKENS,
     LlamaError,
     LlamaModel,

@@ -88,6 +88,16 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_model_get_vocab": (_POINTER, (_POINTER,)),
     "llama_vocab_n_tokens": (ctypes.c_int32, (_POINTER,)),
     "llama_vocab_is_eog": (ctypes.c_bool, (_POINTER, ctypes.c_int32)),
+    "llama_vocab_bos": (ctypes.c_int32, (_POINTER,)),
+    "llama_vocab_eos": (ctypes.c_int32, (_POINTER,)),
+    "llama_vocab_eot": (ctypes.c_int32, (_POINTER,)),
+    "llama_vocab_get_add_bos": (ctypes.c_bool, (_POINTER,)),
+    "llama_model_n_ctx_train": (ctypes.c_int32, (_POINTER,)),
+    "llama_model_chat_template": (ctypes.c_char_p, (_POINTER, ctypes.c_char_p)),
+    "llama_token_to_piece": (
+        ctypes.c_int32,
+        (_POINTER, ctypes.c_int32, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_bool),
+    ),
     "llama_tokenize": (
         ctypes.c_int32,
         (
@@ -189,6 +199,12 @@ class LlamaModel:
         self._vocabulary = self._library.llama_model_get_vocab(self._model)
         self._memory = self._library.llama_get_memory(self._context)
         self.vocabulary_size: int = self._library.llama_vocab_n_tokens(self._vocabulary)
+        self.trained_context_tokens: int = self._library.llama_model_n_ctx_train(self._model)
+        self.begins_text: bool = self._library.llama_vocab_get_add_bos(self._vocabulary)  # with `begin_of_text`
+        self.begin_of_text: int = self._library.llama_vocab_bos(self._vocabulary)  # -1: there is none
+        self.end_of_text: int = self._library.llama_vocab_eos(self._vocabulary)
+        end_of_turn = self._library.llama_vocab_eot(self._vocabulary)
+        self.end_of_turn: int = end_of_turn if end_of_turn >= 0 else self.end_of_text
 
     def load_adapter(self, path: Path) -> int:
         """Load a LoRA GGUF and return its handle, for `use_adapter`.
@@ -246,18 +262,41 @@ class LlamaModel:
         """Return whether `token` ends a turn or a text."""
         return bool(self._library.llama_vocab_is_eog(self._vocabulary, token))
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return the ids of `text`, special tokens read as such, nothing added; the oracle of our tokenizer."""
+    @property
+    def chat_template(self) -> str | None:
+        """Return the chat template (Jinja) that came with the model, or None."""
+        template: bytes | None = self._library.llama_model_chat_template(self._model, None)
+        return None if template is None else template.decode()
+
+    def pieces(self) -> list[bytes]:
+        """Return the bytes of every token; special tokens as they are written."""
+        return [self._piece(token) for token in range(self.vocabulary_size)]
+
+    def spelling(self, token: int) -> str:
+        """Return how a special token is written; empty for -1, which is none."""
+        return "" if token < 0 else self._piece(token).decode()
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Return the ids of `text`, nothing added; with `special`, special tokens that it names are read as such."""
         data = text.encode()
         room = len(data) + 8
         ids = (ctypes.c_int32 * room)()
-        count = self._library.llama_tokenize(self._vocabulary, data, len(data), ids, room, False, True)
+        count = self._library.llama_tokenize(self._vocabulary, data, len(data), ids, room, False, special)
         return list(ids[:count])
 
     def close(self) -> None:
         """Give the memory back."""
         self._library.llama_free(self._context)
         self._library.llama_model_free(self._model)  # frees its adapters too
+
+    def _piece(self, token: int) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            size = self._library.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, True)
+            if size >= 0:
+                return buffer.raw[:size]
+            room = -size
 
     def _require(self, value: object, what: str) -> None:
         if not value:
