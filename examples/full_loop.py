@@ -133,7 +133,8 @@ def distill_student(workspace: LocalWorkspace, dataset: Artifact, targets: SoftT
         student=STUDENT,
         work_dir=workspace.folder / "run",
     )
-    say("distill", f"{done.steps} steps, loss {done.curve[0].loss:.2f} → {done.curve[-1].loss:.2f}")
+    first, *_, last = (point.cross_entropy for point in done.curve)
+    say("distill", f"{done.steps} steps, {first:.2f} → {last:.2f} nats a token")
     return done.adapter_dir
 
 

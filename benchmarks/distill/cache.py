@@ -11,7 +11,7 @@ from everswarm.schemas.targets import Teacher
 from everswarm.training.distillation.scored_text import ScoredText
 from everswarm.training.distillation.target_shards import read_shards, write_shard
 
-SHARD_EXAMPLES = 64  # as the label stage cuts them
+SHARD_EXAMPLES = 32  # as the label stage cuts them
 ROUNDS = 5  # the best counts: another program may have been at work
 
 
@@ -44,7 +44,7 @@ def tokens_per_cpu_second(texts: Sequence[ScoredText], teacher: Teacher, folder:
 
 
 def write_shards(texts: Sequence[ScoredText], teacher: Teacher, folder: Path) -> list[Path]:
-    """Write `texts` to `folder` in shards of 64 and return where they are, in order."""
+    """Write `texts` to `folder` in shards and return where they are, in order."""
     paths = []
     for start in range(0, len(texts), SHARD_EXAMPLES):
         paths.append(folder / f"shard-{start // SHARD_EXAMPLES:04d}.parquet")

@@ -23,7 +23,8 @@ from everswarm.training.distillation.head import (
 from everswarm.training.distillation.losses import chunk_kl, forward_kl, skew_reverse_kl
 
 TOKENS, WIDTH, VOCABULARY, K = 9, 5, 17, 3
-OPTIONS = LossOptions(chunk_temperature=100.0, rollout_skew=0.1)
+OPTIONS = LossOptions(only_better=False, chunk_temperature=100.0, rollout_skew=0.1)
+BETTER = OPTIONS._replace(only_better=True)
 CHUNK = [-1, 0, 0, -1, 1, 1, 1, -1, -1]
 
 
@@ -44,7 +45,9 @@ def case(seed: int) -> tuple[Tensor, Tensor, Tensor, AnswerTargets]:
         top_ids=ids,
         top_logprobs=top,
         tail_logprob=tail,
-        text_weight=torch.rand(TOKENS, dtype=torch.float64),
+        logprob=-5 * torch.rand(TOKENS, dtype=torch.float64),
+        text_weight=torch.tensor([1, 1, 1, 1, 0, 0, 0, 1, 1], dtype=torch.float64),
+        soft_share=torch.rand(TOKENS, dtype=torch.float64),
         forward_weight=torch.tensor([1, 0, 0.5, 0, 0, 1, 0, 0.3, 0], dtype=torch.float64),
         reverse_weight=torch.tensor([0, 0, 0, 0, 1, 0, 0, 0, 0.7], dtype=torch.float64),
         chunk=torch.tensor(CHUNK),
@@ -54,12 +57,20 @@ def case(seed: int) -> tuple[Tensor, Tensor, Tensor, AnswerTargets]:
     return hidden.requires_grad_(), weight, torch.randn(VOCABULARY, dtype=torch.float64), targets
 
 
-def plain(hidden: Tensor, weight: Tensor, bias: Tensor, targets: AnswerTargets) -> Tensor:
+def plain(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: AnswerTargets, options: LossOptions = OPTIONS
+) -> Tensor:
     """The same loss with all logits at once."""
     logprobs = torch.nn.functional.linear(hidden, weight, bias).log_softmax(-1)
     own = logprobs.gather(1, targets.ids[:, None])[:, 0]
-    total = -(targets.text_weight * own).sum()
+    total = torch.zeros((), dtype=torch.float64)
     for row in range(TOKENS):
+        number = int(targets.chunk[row])
+        theirs, ours = targets.logprob[row], own[row]
+        if number >= 0:
+            theirs, ours = targets.chunk_logprob[number], own[targets.chunk == number].sum()
+        trusted = not options.only_better or targets.text_weight[row] == 0 or bool(theirs >= ours)
+        total = total - targets.text_weight[row] * (1 - targets.soft_share[row] * trusted) * own[row]
         real = targets.top_logprobs[row] > -torch.inf
         if not real.any():
             continue
@@ -72,33 +83,59 @@ def plain(hidden: Tensor, weight: Tensor, bias: Tensor, targets: AnswerTargets) 
             targets.top_logprobs[row][real][None],
             targets.tail_logprob[row][None],
         )
-        total = total + targets.forward_weight[row] * forward_kl(*views)[0]
+        total = total + targets.forward_weight[row] * trusted * forward_kl(*views)[0]
         total = total + targets.reverse_weight[row] * skew_reverse_kl(*views, skew=OPTIONS.rollout_skew)[0]
     for number, teacher in enumerate(targets.chunk_logprob):
         student = own[targets.chunk == number].sum()[None]
-        temperature = OPTIONS.chunk_temperature
-        total = total + targets.chunk_weight[number] * chunk_kl(student, teacher[None], temperature=temperature)[0]
+        its_own = targets.text_weight[targets.chunk == number].sum() == 0
+        if not options.only_better or its_own or teacher >= student[0]:
+            temperature = options.chunk_temperature
+            total = total + targets.chunk_weight[number] * chunk_kl(student, teacher[None], temperature=temperature)[0]
     return total / TOKENS
 
 
-def found(hidden: Tensor, weight: Tensor, bias: Tensor, targets: AnswerTargets, ends: Sequence[int]) -> Tensor:
-    return head_loss(hidden, weight, bias, targets, block_ends=ends, options=OPTIONS, count=TOKENS).loss
+def found(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: AnswerTargets,
+    ends: Sequence[int],
+    options: LossOptions = OPTIONS,
+) -> Tensor:
+    return head_loss(hidden, weight, bias, targets, block_ends=ends, options=options, count=TOKENS).loss
 
 
+@pytest.mark.parametrize("options", [OPTIONS, BETTER])
 @pytest.mark.parametrize("ends", [[9], [3, 7, 9], [1, 3, 4, 7, 8, 9]])
-def test_loss_and_gradient_are_those_of_the_plain_twin(ends: list[int]) -> None:
+def test_loss_and_gradient_are_those_of_the_plain_twin(ends: list[int], options: LossOptions) -> None:
     for seed in range(5):
         hidden, weight, bias, targets = case(seed)
-        expected, ours = plain(hidden, weight, bias, targets), found(hidden, weight, bias, targets, ends)
+        expected = plain(hidden, weight, bias, targets, options)
+        ours = found(hidden, weight, bias, targets, ends, options)
         assert ours.item() == pytest.approx(expected.item(), rel=1e-9)
         [wanted] = torch.autograd.grad(expected, hidden)
         [got] = torch.autograd.grad(ours, hidden)
         assert torch.allclose(got, wanted, atol=1e-10)
 
 
-def test_gradient_is_that_of_finite_differences() -> None:
+@pytest.mark.parametrize("options", [OPTIONS, BETTER])
+def test_gradient_is_that_of_finite_differences(options: LossOptions) -> None:
     hidden, weight, bias, targets = case(7)
-    assert torch.autograd.gradcheck(lambda states: found(states, weight, bias, targets, [4, 9]), (hidden,))
+    assert torch.autograd.gradcheck(lambda states: found(states, weight, bias, targets, [4, 9], options), (hidden,))
+
+
+def test_teacher_that_finds_the_words_less_likely_than_the_student_is_not_heard() -> None:
+    """The person is right: then only the text counts, as without a teacher."""
+    hidden, weight, bias, targets = case(4)
+    unsure = targets._replace(
+        logprob=torch.full_like(targets.logprob, -50.0),
+        chunk_logprob=torch.full_like(targets.chunk_logprob, -50.0),
+        text_weight=torch.ones_like(targets.text_weight),
+        reverse_weight=torch.zeros_like(targets.reverse_weight),
+    )
+    logprobs = torch.nn.functional.linear(hidden, weight, bias).log_softmax(-1)
+    expected = -logprobs.gather(1, targets.ids[:, None]).mean()
+    assert found(hidden, weight, bias, unsure, [9], BETTER).item() == pytest.approx(expected.item())
 
 
 def test_gradient_is_scaled_by_what_comes_after() -> None:

@@ -81,7 +81,8 @@ def test_same_tokenizer_is_compared_at_every_token(maker: LessonMaker, make_exam
     assert lesson.ids[: lesson.prompt_tokens] == prompt_ids(maker.tokenizer, example.messages)
     assert lesson.ids[-1] == maker.end_of_turn
     assert lesson.forward_weight.tolist() == pytest.approx([0.7] * lesson.answer_tokens)
-    assert lesson.text_weight.tolist() == pytest.approx([0.3] * lesson.answer_tokens)
+    assert lesson.soft_share.tolist() == pytest.approx([0.7] * lesson.answer_tokens)
+    assert lesson.logprob.tolist() == pytest.approx([-0.5] * lesson.answer_tokens)
     assert lesson.top_ids[:, 0].tolist() == lesson.ids[lesson.prompt_tokens :]
     assert not lesson.chunk_logprob.size
 
@@ -95,7 +96,8 @@ def test_other_tokenizer_is_compared_by_chunks_and_first_tokens(maker: LessonMak
     assert lesson.chunk_logprob.tolist() == pytest.approx([-0.5])
     assert lesson.chunk_weight.tolist() == pytest.approx([0.35])
     assert lesson.forward_weight.tolist() == pytest.approx([0.0] * words + [0.7])  # the student has no such token
-    assert lesson.text_weight.tolist() == pytest.approx([0.3] * (words + 1))
+    assert lesson.soft_share.tolist() == pytest.approx([0.7] * (words + 1))
+    assert np.isneginf(lesson.logprob[:words]).all()
 
 
 def test_text_without_log_probabilities_is_learnt_by_heart(maker: LessonMaker, make_examples: Examples) -> None:
@@ -111,6 +113,7 @@ def test_text_without_log_probabilities_is_learnt_by_heart(maker: LessonMaker, m
     for lesson in (target, own):
         assert set(lesson.text_weight.tolist()) == {1.0}
         assert not lesson.forward_weight.any()
+        assert not lesson.soft_share.any()
 
 
 def test_answer_of_the_student_is_compared_but_not_learnt_by_heart(maker: LessonMaker, make_examples: Examples) -> None:
@@ -196,7 +199,7 @@ def test_parts_of_a_batch_teach_the_same_as_the_whole(
                 None,
                 AnswerTargets(**{name: part[name] for name in AnswerTargets._fields}),
                 block_ends=part["block_ends"],
-                options=LossOptions(100.0, 0.1),
+                options=LossOptions(only_better=True, chunk_temperature=100.0, rollout_skew=0.1),
                 count=batch["answers"],
             ).loss
             gradient += torch.autograd.grad(loss, weights)[0]

@@ -113,7 +113,9 @@ def _taught(cache: TeacherCache) -> str:
 
 def _distilled(result: dict[str, Any]) -> str:
     adapter = Adapter.model_validate(result)
-    losses = f", loss {adapter.curve[0].loss:.2f} → {adapter.curve[-1].loss:.2f}" if adapter.curve else ""
+    # not the loss: it changes with what the teachers are heard on
+    nats = [point.cross_entropy for point in adapter.curve]
+    losses = f", {nats[0]:.2f} → {nats[-1]:.2f} nats a token" if nats else ""
     return f"{adapter.steps} steps, {adapter.trained_tokens} tokens{losses}"
 
 

@@ -32,6 +32,7 @@ from everswarm.settings.swarm import (
     SwarmSettings,
     ToolServerSettings,
 )
+from everswarm.settings.teacher import TeacherSettings
 
 
 class Settings(BaseSettings):
@@ -172,6 +173,7 @@ SECTIONS: dict[int | str, type[Section]] = {  # by the name of the setting that 
     "curation": CurationSettings,
     "rules": CurationRules,
     "cycle": CycleSettings,
+    "teachers": TeacherSettings,
     "worker": WorkerSettings,
 }
 

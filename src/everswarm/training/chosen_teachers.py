@@ -146,8 +146,8 @@ class TeacherFinder:
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise StageFailedError(
                 f"The teacher '{model}' is not on this machine (no folder of this name, none in "
-                f"{model_folder(model, self.models_dir)}), and the Hub did not give it: {error}. Name a folder on the "
-                "worker's machine, accept the model's licence on the Hub, or unset HF_HUB_OFFLINE."
+                f"{model_folder(model, self.models_dir)}), and the Hub did not give it: {str(error).rstrip('.')}. Name "
+                "a folder on the worker's machine, accept the model's licence on the Hub, or unset HF_HUB_OFFLINE."
             ) from error
 
     def _note(self, text: str) -> None:

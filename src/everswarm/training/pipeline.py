@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everswarm.errors import StageFailedError
+from everswarm.errors import BadRequestError, StageFailedError
 from everswarm.schemas.adapter import Adapter, ExportedAdapter
 from everswarm.schemas.artifact import Artifact, ArtifactKind
 from everswarm.schemas.base import Record
@@ -89,10 +89,15 @@ def stored_dataset(curated: Curated, store: Callable[..., Artifact]) -> Dataset:
 def label_stage(job: Job, workspace: Workspace, settings: Settings) -> SoftTargets:
     """Dataset → soft targets of the teachers, shard by shard; finished shards survive a crash."""
     from everswarm.training.chosen_teachers import TeacherFinder
-    from everswarm.training.curation import read_examples
+    from everswarm.training.curation import TASKS, read_examples
     from everswarm.training.distillation import StudentWriter, label, load_recipe
 
     dataset = Dataset.model_validate(job.inputs[Stage.CURATE])
+    unknown = {task for asked in job.parameters.teachers for task in asked.task_weights} - set(TASKS)
+    if unknown:
+        raise BadRequestError(
+            f"A teacher's task_weights name {', '.join(sorted(unknown))}; the tasks are {', '.join(TASKS)}."
+        )
     weights = _student(job, workspace, settings)
     examples = read_examples(workspace.fetch(dataset.data), split="train")
     finder = TeacherFinder(

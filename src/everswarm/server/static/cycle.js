@@ -163,7 +163,8 @@ const OUTCOMES = {
   },
   label: ({ caches }) => caches.map(taught),
   distill: ({ steps, trained_tokens, curve, weights }) => {
-    const losses = curve.length ? `, loss ${curve[0].loss.toFixed(2)} → ${curve.at(-1).loss.toFixed(2)}` : "";
+    const nats = (point) => point.cross_entropy.toFixed(2); // not the loss: it changes with what the teachers are heard on
+    const losses = curve.length ? `, ${nats(curve[0])} → ${nats(curve.at(-1))} nats a token` : "";
     return `${steps} steps, ${trained_tokens} tokens${losses} (${size(weights.size_bytes)})`;
   },
   export: ({ adapter_gguf, base_gguf, quantization }) =>

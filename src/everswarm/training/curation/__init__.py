@@ -14,8 +14,10 @@ from everswarm.training.curation.files import (
     read_preferences,
     read_suspicions,
 )
+from everswarm.training.curation.tasks import TASKS
 
 __all__ = [
+    "TASKS",
     "Curated",
     "DatasetFiles",
     "Engine",

@@ -42,9 +42,14 @@ class Aligned:
     top_ids: NDArray[np.int64]  # (n, k)
     top_logprobs: NDArray[np.float32]  # (n, k); -inf pads, and fills where they are silent
     tail_logprob: NDArray[np.float32]  # (n,)
-    exact: NDArray[np.bool_]  # (n,), all cut this token alike
+    logprob: NDArray[np.float32]  # (n,), of the token itself where all cut it alike, else -inf
     chunk: NDArray[np.int64]  # (n,), which chunk it is part of; -1: none
     chunk_logprob: NDArray[np.float32]  # (c,)
+
+    @property
+    def exact(self) -> NDArray[np.bool_]:
+        """Return which tokens all cut alike, (n,)."""
+        return self.logprob > -float("inf")
 
     @property
     def first(self) -> NDArray[np.bool_]:
@@ -68,27 +73,36 @@ def align(views: Sequence[View], student_end: NDArray[np.int32], *, ended: bool)
     total = sum(view.weight for view in views)
     weights = [view.weight / total for view in views]
     text_ends = [view.scored.end[: view.scored.tokens - view.scored.ended] for view in views]
-    student, *teachers = common_chunks(student_end, *text_ends)
-    starts = [np.concatenate([[0], ends[:-1]]) for ends in (student, *teachers)]
-    exact = np.all([ends - start == 1 for start, ends in zip(starts, (student, *teachers), strict=True)], axis=0)
-    rows = [starts[0], *starts[1:]]
-    if ended and all(view.scored.ended for view in views):
-        lasts = [count - 1, *(view.scored.tokens - 1 for view in views)]
-        rows = [np.append(row, last) for row, last in zip(rows, lasts, strict=True)]
-        exact = np.append(exact, True)
-    top_ids, top_logprobs, tail = _mixture(views, weights, rows[1:])
-    lengths = student - starts[0]
-    whole = ~exact[: len(student)] & (lengths > 0) & (lengths <= LONGEST_CHUNK_TOKENS)
-    of_token = np.full(count, -1)
-    of_token[: int(student[-1]) if len(student) else 0] = np.repeat(np.where(whole, np.cumsum(whole) - 1, -1), lengths)
-    likelihood = _chunk_logprobs(views, weights, starts[1:], teachers)[whole]
-    at = rows[0]
-    is_exact = np.zeros(count, dtype=bool)
-    is_exact[at] = exact
+    bounds = list(common_chunks(student_end, *text_ends))
+    if ended and all(view.scored.ended for view in views):  # the end of turn is a chunk of its own
+        lasts = [count, *(view.scored.tokens for view in views)]
+        bounds = [np.append(bound, last) for bound, last in zip(bounds, lasts, strict=True)]
+        starts = [np.append(_starts(bound[:-1]), last - 1) for bound, last in zip(bounds, lasts, strict=True)]
+    else:
+        starts = [_starts(bound) for bound in bounds]
+    lengths = [bound - start for bound, start in zip(bounds, starts, strict=True)]
+    exact = np.all([length == 1 for length in lengths], axis=0)
+    whole = ~exact & (lengths[0] <= LONGEST_CHUNK_TOKENS)
+    top_ids, top_logprobs, tail = _mixture(views, weights, starts[1:])
+    likelihood = _chunk_logprobs(views, weights, starts[1:], bounds[1:])
+    chunk = np.full(count, -1)
+    for number, at in enumerate(np.flatnonzero(whole)):
+        chunk[starts[0][at] : bounds[0][at]] = number
     return Aligned(
-        _at(at, top_ids, count, 0), _at(at, top_logprobs, count, -np.inf), _at(at, tail, count, -np.inf),
-        is_exact, of_token, likelihood.astype(np.float32),
-    )  # fmt: skip
+        top_ids=_at(starts[0], top_ids, count, 0),
+        top_logprobs=_at(starts[0], top_logprobs, count, -np.inf),
+        tail_logprob=_at(starts[0], tail, count, -np.inf),
+        logprob=_at(starts[0], np.where(exact, likelihood, -np.inf).astype(np.float32), count, -np.inf),
+        chunk=chunk,
+        chunk_logprob=likelihood[whole],
+    )
+
+
+def _starts(bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where chunks that end at `bounds` (chunks,) begin."""
+    import numpy as np
+
+    return np.concatenate([np.zeros(1, dtype=np.int64), bounds])[:-1]
 
 
 def _at(rows: NDArray[np.int64], values: Number, count: int, fill: float) -> Number:
@@ -105,7 +119,7 @@ def _chunk_logprobs(
     weights: Sequence[float],
     starts: Sequence[NDArray[np.int64]],
     ends: Sequence[NDArray[np.int64]],
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Return log of the mean likelihood of each chunk (chunks,)."""
     import numpy as np
 
@@ -113,7 +127,7 @@ def _chunk_logprobs(
     for view, weight, start, end in zip(views, weights, starts, ends, strict=True):
         upto = np.concatenate([[0.0], np.cumsum(view.scored.logprob, dtype=np.float64)])
         found.append(upto[end] - upto[start] + np.log(weight))
-    return np.asarray(np.logaddexp.reduce(found, axis=0))
+    return np.asarray(np.logaddexp.reduce(found, axis=0), dtype=np.float32)
 
 
 def _mixture(

@@ -29,7 +29,9 @@ class AnswerTargets(NamedTuple):
     top_ids: Tensor  # (n, k), the teacher's candidates, none twice in a row
     top_logprobs: Tensor  # (n, k); -inf pads, and fills where the teacher is silent
     tail_logprob: Tensor  # (n,); -inf where there is no tail
-    text_weight: Tensor  # (n,), of the cross-entropy
+    logprob: Tensor  # (n,), the teacher's of the token itself; -inf where it is not known
+    text_weight: Tensor  # (n,), of the cross-entropy: 1, or 0 for what the student wrote itself
+    soft_share: Tensor  # (n,), of that weight, which the teacher's word takes the place of
     forward_weight: Tensor  # (n,), of KL(teacher || student)
     reverse_weight: Tensor  # (n,), of the skewed KL(student || teacher)
     chunk: Tensor  # (n,), which chunk a token is part of; -1: none. The tokens of a chunk follow each other
@@ -38,8 +40,13 @@ class AnswerTargets(NamedTuple):
 
 
 class LossOptions(NamedTuple):
-    """Numbers of the recipe that the losses need."""
+    """Numbers of the recipe that the losses need.
 
+    With `only_better` a teacher counts where it gives the person's words at least the likelihood that the student
+    gives them by now; elsewhere the text counts whole.
+    """
+
+    only_better: bool
     chunk_temperature: float
     rollout_skew: float
 
@@ -200,13 +207,31 @@ def _weighted(
     own: Tensor, top: Tensor, rest: Tensor, part: AnswerTargets, options: LossOptions
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted sum of all losses of a block, and (cross-entropy, KL, chunk KL) as plain sums."""
-    loss = -(part.text_weight * own).sum()
     kl = chunks = own.new_zeros(())
+    trusted = torch.ones_like(part.soft_share)
+    loss = own.new_zeros(())
+    if options.only_better:
+        trusted = ((part.logprob >= own.detach()) | (part.text_weight == 0)).to(own.dtype)
+    inside = part.chunk >= 0
+    if inside.any():
+        numbers = part.chunk[inside]
+        first, last = int(numbers[0]), int(numbers[-1]) + 1
+        teacher = part.chunk_logprob[first:last]
+        student = own.new_zeros(last - first).index_add(0, numbers - first, own[inside])
+        trusted_chunk = torch.ones_like(teacher)
+        if options.only_better:
+            heart = part.text_weight.new_zeros(last - first).index_add(0, numbers - first, part.text_weight[inside])
+            trusted_chunk = ((teacher >= student.detach()) | (heart == 0)).to(own.dtype)
+        trusted[inside] = trusted_chunk[numbers - first]
+        found = chunk_kl(student, teacher, temperature=options.chunk_temperature)
+        chunks = found.detach().sum()
+        loss = loss + (part.chunk_weight[first:last] * trusted_chunk * found).sum()
+    loss = loss - (part.text_weight * (1 - part.soft_share * trusted) * own).sum()
     forward, reverse = part.forward_weight > 0, part.reverse_weight > 0
     if forward.any():
         found = forward_kl(top[forward], rest[forward], part.top_logprobs[forward], part.tail_logprob[forward])
         kl = kl + found.detach().sum()
-        loss = loss + (part.forward_weight[forward] * found).sum()
+        loss = loss + (part.forward_weight[forward] * trusted[forward] * found).sum()
     if reverse.any():
         found = skew_reverse_kl(
             top[reverse],
@@ -217,13 +242,4 @@ def _weighted(
         )
         kl = kl + found.detach().sum()
         loss = loss + (part.reverse_weight[reverse] * found).sum()
-    inside = part.chunk >= 0
-    if inside.any():
-        numbers = part.chunk[inside]
-        first = int(numbers[0])
-        count = int(numbers[-1]) + 1 - first
-        student = own.new_zeros(count).index_add(0, numbers - first, own[inside])
-        found = chunk_kl(student, part.chunk_logprob[first : first + count], temperature=options.chunk_temperature)
-        chunks = chunks + found.detach().sum()
-        loss = loss + (part.chunk_weight[first : first + count] * found).sum()
     return loss, torch.stack([-own.detach().sum(), kl, chunks])

@@ -18,7 +18,7 @@ from everswarm.training.distillation.scored_text import ScoredText
 from everswarm.training.distillation.target_shards import write_shard
 from everswarm.training.distillation.teachers.at_work import TeacherAtWork, TeacherToOpen, Text
 
-DEFAULT_SHARD_EXAMPLES = 64
+DEFAULT_SHARD_EXAMPLES = 32  # a minute of labelling on one CPU core, at most, is lost with a worker
 
 ReportProgress = Callable[[int, int, str], None]  # done, total, note
 WriteRollout = Callable[[Example], str | None]
@@ -121,7 +121,7 @@ def _with_teacher(
         place = {example.id: before + index for index, example in enumerate(shards[number], start=1)}
         for text in at_work.label(texts, batch=done.batch, on_batch=remember):
             scored.append(text)
-            shelf.report(place[text.id], f"{teacher.teacher.model} teaches")
+            shelf.report(place[text.id], f"{Path(teacher.teacher.model).name} teaches")
         path = shelf.out_dir / f"{name}-{number:04d}.parquet"
         write_shard(scored, path, teacher=teacher.teacher)
         done = _with_shard(done, shelf.store_shard(path), scored)

@@ -36,7 +36,9 @@ class Lesson:
     top_ids: NDArray[np.int64]
     top_logprobs: NDArray[np.float32]
     tail_logprob: NDArray[np.float32]
+    logprob: NDArray[np.float32]
     text_weight: NDArray[np.float32]
+    soft_share: NDArray[np.float32]
     forward_weight: NDArray[np.float32]
     reverse_weight: NDArray[np.float32]
     chunk: NDArray[np.int64]
@@ -141,12 +143,11 @@ class LessonMaker:
         recipe = self.recipe
         soft = recipe.soft_target_weight
         speaks = aligned.top_logprobs.max(axis=1, initial=-np.inf) > -np.inf
-        taught = (aligned.exact & speaks) | (aligned.chunk >= 0)
-        position = np.where(aligned.exact, soft, 0.0) + np.where(aligned.first, soft * recipe.first_token_weight, 0.0)
-        position = np.where(speaks, position, 0.0).astype(np.float32)
+        exact = aligned.exact & speaks
+        position = np.where(exact, soft, 0.0) + np.where(aligned.first & speaks, soft * recipe.first_token_weight, 0.0)
+        position = position.astype(np.float32)
         nothing = np.zeros_like(position)
-        # what the student wrote itself is no text to learn by heart
-        text = nothing if source == "rollout" else np.where(taught, 1.0 - soft, 1.0).astype(np.float32)
+        own_words = source == "rollout"  # what the student wrote itself is no text to learn by heart
         return Lesson(
             ids=ids,
             prompt_tokens=prompt_tokens,
@@ -154,9 +155,11 @@ class LessonMaker:
             top_ids=aligned.top_ids,
             top_logprobs=aligned.top_logprobs,
             tail_logprob=aligned.tail_logprob,
-            text_weight=text,
-            forward_weight=nothing if source == "rollout" else position,
-            reverse_weight=position if source == "rollout" else nothing,
+            logprob=aligned.logprob,
+            text_weight=nothing if own_words else np.ones_like(position),
+            soft_share=np.where(exact | (aligned.chunk >= 0), soft, 0.0).astype(np.float32),
+            forward_weight=nothing if own_words else position,
+            reverse_weight=position if own_words else nothing,
             chunk=aligned.chunk,
             chunk_logprob=aligned.chunk_logprob,
             chunk_weight=np.full(len(aligned.chunk_logprob), soft * recipe.chunk_weight, dtype=np.float32),
@@ -183,7 +186,7 @@ def _silence(count: int) -> Aligned:
         np.zeros((count, 1), dtype=np.int64),
         np.full((count, 1), -np.inf, dtype=np.float32),
         np.full(count, -np.inf, dtype=np.float32),
-        np.zeros(count, dtype=bool),
+        np.full(count, -np.inf, dtype=np.float32),
         np.full(count, -1),
         np.zeros(0, dtype=np.float32),
     )

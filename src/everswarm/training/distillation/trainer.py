@@ -119,7 +119,11 @@ def build_trainer(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT and TRL still use names that transformers 6 will drop
         trainer = DistillationTrainer(
-            options=LossOptions(chunk_temperature=recipe.chunk_temperature, rollout_skew=recipe.rollout_skew),
+            options=LossOptions(
+                only_better=recipe.only_better,
+                chunk_temperature=recipe.chunk_temperature,
+                rollout_skew=recipe.rollout_skew,
+            ),
             model=model,
             args=_arguments(recipe, seed=seed, out_dir=out_dir),
             # only numbers of lessons: the lessons themselves are at hand and need no copy in Arrow
@@ -182,7 +186,9 @@ def collate(lessons: Sequence[Lesson], *, vocabulary: int) -> dict[str, Any]:
         "top_ids": _joined(lessons, "top_ids", pad=0),
         "top_logprobs": _joined(lessons, "top_logprobs", pad=-np.inf),
         "tail_logprob": _joined(lessons, "tail_logprob"),
+        "logprob": _joined(lessons, "logprob"),
         "text_weight": _joined(lessons, "text_weight"),
+        "soft_share": _joined(lessons, "soft_share"),
         "forward_weight": _joined(lessons, "forward_weight"),
         "reverse_weight": _joined(lessons, "reverse_weight"),
         "chunk": torch.from_numpy(chunk),
