@@ -45,11 +45,12 @@ def case(seed: int) -> tuple[Tensor, Tensor, Tensor, AnswerTargets]:
         top_ids=ids,
         top_logprobs=top,
         tail_logprob=tail,
-        logprob=-5 * torch.rand(TOKENS, dtype=torch.float64),
+        logprob=(-5 * torch.rand(TOKENS, dtype=torch.float64)).masked_fill(torch.tensor(CHUNK) >= 0, -torch.inf),
         text_weight=torch.tensor([1, 1, 1, 1, 0, 0, 0, 1, 1], dtype=torch.float64),
         soft_share=torch.rand(TOKENS, dtype=torch.float64),
         forward_weight=torch.tensor([1, 0, 0.5, 0, 0, 1, 0, 0.3, 0], dtype=torch.float64),
         reverse_weight=torch.tensor([0, 0, 0, 0, 1, 0, 0, 0, 0.7], dtype=torch.float64),
+        text=torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2]),
         chunk=torch.tensor(CHUNK),
         chunk_logprob=torch.tensor([-2.0, -0.5], dtype=torch.float64),
         chunk_weight=torch.tensor([0.7, 0.9], dtype=torch.float64),
@@ -57,19 +58,32 @@ def case(seed: int) -> tuple[Tensor, Tensor, Tensor, AnswerTargets]:
     return hidden.requires_grad_(), weight, torch.randn(VOCABULARY, dtype=torch.float64), targets
 
 
+def heard(own: Tensor, targets: AnswerTargets, rows: Tensor, options: LossOptions) -> bool:
+    """Whether the teacher counts for these rows of one text: all that it knows there it finds at least as likely."""
+    if not options.only_better or targets.text_weight[rows].sum() == 0:
+        return True
+    exact = rows & (targets.logprob > -torch.inf)
+    chunks = sorted(set(targets.chunk[rows].tolist()) - {-1})
+    theirs = targets.logprob[exact].sum() + targets.chunk_logprob[chunks].sum()
+    return bool(theirs >= own[exact | (rows & (targets.chunk >= 0))].sum())
+
+
 def plain(
-    hidden: Tensor, weight: Tensor, bias: Tensor, targets: AnswerTargets, options: LossOptions = OPTIONS
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: AnswerTargets,
+    ends: Sequence[int] = (TOKENS,),
+    options: LossOptions = OPTIONS,
 ) -> Tensor:
     """The same loss with all logits at once."""
     logprobs = torch.nn.functional.linear(hidden, weight, bias).log_softmax(-1)
     own = logprobs.gather(1, targets.ids[:, None])[:, 0]
+    block = torch.tensor([sum(row >= end for end in ends) for row in range(TOKENS)])
     total = torch.zeros((), dtype=torch.float64)
     for row in range(TOKENS):
-        number = int(targets.chunk[row])
-        theirs, ours = targets.logprob[row], own[row]
-        if number >= 0:
-            theirs, ours = targets.chunk_logprob[number], own[targets.chunk == number].sum()
-        trusted = not options.only_better or targets.text_weight[row] == 0 or bool(theirs >= ours)
+        stretch = (targets.text == targets.text[row]) & (block == block[row])
+        trusted = heard(own, targets, stretch, options)
         total = total - targets.text_weight[row] * (1 - targets.soft_share[row] * trusted) * own[row]
         real = targets.top_logprobs[row] > -torch.inf
         if not real.any():
@@ -87,8 +101,8 @@ def plain(
         total = total + targets.reverse_weight[row] * skew_reverse_kl(*views, skew=OPTIONS.rollout_skew)[0]
     for number, teacher in enumerate(targets.chunk_logprob):
         student = own[targets.chunk == number].sum()[None]
-        its_own = targets.text_weight[targets.chunk == number].sum() == 0
-        if not options.only_better or its_own or teacher >= student[0]:
+        row = CHUNK.index(number)
+        if heard(own, targets, (targets.text == targets.text[row]) & (block == block[row]), options):
             temperature = options.chunk_temperature
             total = total + targets.chunk_weight[number] * chunk_kl(student, teacher[None], temperature=temperature)[0]
     return total / TOKENS
@@ -110,7 +124,7 @@ def found(
 def test_loss_and_gradient_are_those_of_the_plain_twin(ends: list[int], options: LossOptions) -> None:
     for seed in range(5):
         hidden, weight, bias, targets = case(seed)
-        expected = plain(hidden, weight, bias, targets, options)
+        expected = plain(hidden, weight, bias, targets, ends, options)
         ours = found(hidden, weight, bias, targets, ends, options)
         assert ours.item() == pytest.approx(expected.item(), rel=1e-9)
         [wanted] = torch.autograd.grad(expected, hidden)
@@ -188,3 +202,21 @@ def test_student_that_changes_its_logits_is_refused(tiny_student: Path) -> None:
     model.forward = capped
     with pytest.raises(StageFailedError, match=r"tiny/student .* changes its logits after the head"):
         check_head(model, name="tiny/student")
+
+
+def test_teacher_is_heard_on_the_texts_that_it_finds_likely_and_on_no_others() -> None:
+    hidden, weight, bias, targets = case(5)
+    likely = targets._replace(
+        logprob=torch.tensor(
+            [0.0, -torch.inf, -torch.inf, 0.0, -torch.inf, -torch.inf, -torch.inf, -50.0, -50.0]
+        ).double(),
+        chunk_logprob=torch.tensor([0.0, -50.0], dtype=torch.float64),
+        text_weight=torch.ones_like(targets.text_weight),
+    )
+    only_first = likely._replace(
+        forward_weight=likely.forward_weight * (likely.text == 0),
+        soft_share=likely.soft_share * (likely.text == 0),
+        chunk_weight=torch.tensor([0.7, 0.0], dtype=torch.float64),
+    )
+    heard_ones = found(hidden, weight, bias, likely, [9], BETTER)
+    assert heard_ones.item() == pytest.approx(found(hidden, weight, bias, only_first, [9]).item())

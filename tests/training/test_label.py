@@ -260,3 +260,21 @@ def test_real_weights_killed_between_shards_give_the_same_digest(
     again = Store()
     assert run(make_examples(5), tmp_path / "c", again, [teacher], done=killed.checkpoints[-1]) == whole
     assert len(again.paths) == 1
+
+
+def test_record_of_a_cycle_from_when_there_was_one_teacher_is_still_read() -> None:
+    first_version = {
+        "schema_version": 1,
+        "teacher": {"model": "tiny/student", "weights_sha256": "1" * 64, "hindsight": True, "template": "ask-again-1"},
+        "dataset": "2" * 64,
+        "shards": [{"sha256": "3" * 64, "size_bytes": 5, "kind": "soft-targets", "name": "soft-targets-0000.parquet"}],
+        "digest": "4" * 64,
+        "top_k": 20,
+        "tokens": 10,
+        "text_bytes": 40,
+        "top_k_mass": 0.99,
+    }
+    targets = SoftTargets.model_validate(first_version)
+    [cache] = targets.caches
+    assert (cache.teacher.model, cache.teacher.revision, cache.tokens) == ("tiny/student", "1" * 64, 10)
+    assert SoftTargets.model_validate_json(targets.model_dump_json()) == targets

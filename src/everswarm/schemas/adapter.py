@@ -25,9 +25,7 @@ class Recipe(Record):
     epochs: int = Field(ge=1)
     max_tokens: int = Field(ge=16)  # prompt and answer together; longer examples are cut at the end
     soft_target_weight: float = Field(ge=0, le=1)  # the rest weighs the cross-entropy
-    only_better: bool = (
-        True  # a teacher counts where it finds the person's words at least as likely as the student does
-    )
+    only_better: bool = True  # a teacher is heard on a text that it finds at least as likely as the student does
     chunk_weight: float = Field(default=1.0, ge=0)  # of a chunk's likelihood, where the tokenizers cut differently
     chunk_temperature: float = Field(default=100.0, ge=1)  # of that likelihood; arXiv 2503.20083
     first_token_weight: float = Field(default=0.1, ge=0)  # of the first token's distribution in such a chunk

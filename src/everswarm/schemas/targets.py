@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from everswarm.schemas.artifact import Artifact
 from everswarm.schemas.base import Record, Sha256
@@ -31,7 +31,7 @@ class TeacherCache(Record):
 
     teacher: Teacher
     shards: list[Artifact]
-    texts: dict[TextSource, int]
+    texts: dict[TextSource, int]  # how many of each kind
     tokens: int  # the teacher's, with log-probabilities; 0 when it gave text only
     text_bytes: int
     top_k: int
@@ -45,6 +45,24 @@ class SoftTargets(Record):
     dataset: Sha256
     caches: list[TeacherCache] = Field(min_length=1)
     digest: Sha256  # sha256 over the digests of all shards in order: the identity of the whole
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_first_version(cls, data: Any) -> Any:
+        """Read the record of a cycle from when there was one teacher, the student in hindsight."""
+        if not isinstance(data, dict) or data.get("schema_version") != 1:
+            return data
+        told = data["teacher"]
+        kept = ("shards", "tokens", "text_bytes", "top_k", "top_k_mass")
+        teacher = {
+            "asked": {"hindsight": told["hindsight"]},
+            "model": told["model"],
+            "revision": told["weights_sha256"],
+            "quantization": "float32",
+            "template": told["template"],
+        }
+        cache = {"teacher": teacher, "texts": {}} | {name: data[name] for name in kept}
+        return {"dataset": data["dataset"], "caches": [cache], "digest": data["digest"]}
 
     @property
     def tokens(self) -> int:

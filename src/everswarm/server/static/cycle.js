@@ -161,7 +161,7 @@ const OUTCOMES = {
     const { train, validation, test } = card.examples;
     return `${train} to learn from, ${validation} to watch, ${test} held out; ${dropped} dropped (${size(data.size_bytes)})`;
   },
-  label: ({ caches }) => caches.map(taught),
+  label: ({ caches = [] }) => caches.map(taught), // none: a cycle from before there were several
   distill: ({ steps, trained_tokens, curve, weights }) => {
     const nats = (point) => point.cross_entropy.toFixed(2); // not the loss: it changes with what the teachers are heard on
     const losses = curve.length ? `, ${nats(curve[0])} → ${nats(curve.at(-1))} nats a token` : "";

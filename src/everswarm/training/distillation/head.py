@@ -34,6 +34,7 @@ class AnswerTargets(NamedTuple):
     soft_share: Tensor  # (n,), of that weight, which the teacher's word takes the place of
     forward_weight: Tensor  # (n,), of KL(teacher || student)
     reverse_weight: Tensor  # (n,), of the skewed KL(student || teacher)
+    text: Tensor  # (n,), which text of the batch a token is part of
     chunk: Tensor  # (n,), which chunk a token is part of; -1: none. The tokens of a chunk follow each other
     chunk_logprob: Tensor  # (c,), the teacher's
     chunk_weight: Tensor  # (c,)
@@ -42,8 +43,8 @@ class AnswerTargets(NamedTuple):
 class LossOptions(NamedTuple):
     """Numbers of the recipe that the losses need.
 
-    With `only_better` a teacher counts where it gives the person's words at least the likelihood that the student
-    gives them by now; elsewhere the text counts whole.
+    With `only_better` a teacher is heard on a text that it finds at least as likely as the student does by now; of
+    another only the text counts. A text that lies in several blocks is judged block by block.
     """
 
     only_better: bool
@@ -208,30 +209,23 @@ def _weighted(
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted sum of all losses of a block, and (cross-entropy, KL, chunk KL) as plain sums."""
     kl = chunks = own.new_zeros(())
-    trusted = torch.ones_like(part.soft_share)
-    loss = own.new_zeros(())
-    if options.only_better:
-        trusted = ((part.logprob >= own.detach()) | (part.text_weight == 0)).to(own.dtype)
+    heard = _heard(own.detach(), part).to(own.dtype) if options.only_better else torch.ones_like(own)
+    loss = -(part.text_weight * (1 - part.soft_share * heard) * own).sum()
     inside = part.chunk >= 0
     if inside.any():
         numbers = part.chunk[inside]
         first, last = int(numbers[0]), int(numbers[-1]) + 1
         teacher = part.chunk_logprob[first:last]
         student = own.new_zeros(last - first).index_add(0, numbers - first, own[inside])
-        trusted_chunk = torch.ones_like(teacher)
-        if options.only_better:
-            heart = part.text_weight.new_zeros(last - first).index_add(0, numbers - first, part.text_weight[inside])
-            trusted_chunk = ((teacher >= student.detach()) | (heart == 0)).to(own.dtype)
-        trusted[inside] = trusted_chunk[numbers - first]
+        heard_chunk = heard.new_zeros(last - first).index_copy(0, numbers - first, heard[inside])
         found = chunk_kl(student, teacher, temperature=options.chunk_temperature)
         chunks = found.detach().sum()
-        loss = loss + (part.chunk_weight[first:last] * trusted_chunk * found).sum()
-    loss = loss - (part.text_weight * (1 - part.soft_share * trusted) * own).sum()
+        loss = loss + (part.chunk_weight[first:last] * heard_chunk * found).sum()
     forward, reverse = part.forward_weight > 0, part.reverse_weight > 0
     if forward.any():
         found = forward_kl(top[forward], rest[forward], part.top_logprobs[forward], part.tail_logprob[forward])
         kl = kl + found.detach().sum()
-        loss = loss + (part.forward_weight[forward] * trusted[forward] * found).sum()
+        loss = loss + (part.forward_weight[forward] * heard[forward] * found).sum()
     if reverse.any():
         found = skew_reverse_kl(
             top[reverse],
@@ -243,3 +237,19 @@ def _weighted(
         kl = kl + found.detach().sum()
         loss = loss + (part.reverse_weight[reverse] * found).sum()
     return loss, torch.stack([-own.detach().sum(), kl, chunks])
+
+
+def _heard(own: Tensor, part: AnswerTargets) -> Tensor:
+    """Return of each token (tokens,) whether the teacher is heard on its text.
+
+    Compared are the tokens and chunks whose likelihood the teacher knows. The student's own answers have no person's
+    words in them that could be more right than the teacher.
+    """
+    exact, inside = part.logprob > -torch.inf, part.chunk >= 0
+    texts = own.new_zeros(int(part.text.max()) + 1 if len(part.text) else 0)
+    lead = texts.index_add(0, part.text[exact], (part.logprob - own)[exact])
+    if inside.any():
+        first = inside & (part.chunk != torch.cat([part.chunk.new_tensor([-1]), part.chunk[:-1]]))
+        lead = lead.index_add(0, part.text[first], part.chunk_logprob[part.chunk[first]].to(own.dtype))
+        lead = lead.index_add(0, part.text[inside], -own[inside])
+    return (lead >= 0)[part.text] | (part.text_weight == 0)

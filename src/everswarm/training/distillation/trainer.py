@@ -191,6 +191,7 @@ def collate(lessons: Sequence[Lesson], *, vocabulary: int) -> dict[str, Any]:
         "soft_share": _joined(lessons, "soft_share"),
         "forward_weight": _joined(lessons, "forward_weight"),
         "reverse_weight": _joined(lessons, "reverse_weight"),
+        "text": torch.from_numpy(np.repeat(np.arange(len(lessons)), [lesson.answer_tokens for lesson in lessons])),
         "chunk": torch.from_numpy(chunk),
         "chunk_logprob": _joined(lessons, "chunk_logprob"),
         "chunk_weight": _joined(lessons, "chunk_weight"),
