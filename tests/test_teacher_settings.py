@@ -60,6 +60,29 @@ def test_credential_in_an_address_is_refused_and_not_repeated() -> None:
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "VLLM:m@http://u:hush@h/v1",
+        "vllm:m@HTTP://u:hush@h/v1",
+        "vllm:m@ftp://u:hush@h/v1",
+        "vllm:m@http:/u:hush@h/v1",
+        "VLLM:m@http:/u:hush@h/v1",
+        "vllm m@http://u:hu@hush@h/v1",
+        "http://u:hush@h/v1",
+        "student:http://u:hush@h",
+        "gguf:http://u:hush@h/a.gguf",
+        "endpoint:http://u:hush@h/v1",
+        "hush@h",
+    ],
+)
+def test_no_malformed_form_repeats_a_credential(text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_teacher(text)
+    assert "hush" not in str(caught.value)
+    assert "Write student" in str(caught.value)
+
+
 @given(source=st.sampled_from(["weights", "gguf", "endpoint"]), model=st.text(min_size=1))
 def test_name_of_any_teacher_is_read_back(source: str, model: str) -> None:
     if not model.strip() or model != model.strip():
@@ -73,6 +96,10 @@ def test_name_of_any_teacher_is_read_back(source: str, model: str) -> None:
         ({"model": "org/m"}, "source 'student' is the student itself; for 'org/m' name another source"),
         ({"source": "gguf", "model": "m", "url": "http://h/v1"}, "a url belongs to a teacher of source 'vllm'"),
         ({"source": "gguf", "model": "m", "precision": "nf4"}, "precision is chosen for weights"),
+        (
+            {"source": "endpoint", "model": "m", "template": "plain"},
+            "template 'plain' is of no use to an endpoint, which has its own template; leave it out",
+        ),
         ({"task_weights": {"code": 0}}, "the weight of 'code' should be a number above 0"),
         ({"task_weights": {"code": float("inf")}}, "the weight of 'code' should be a number above 0"),
     ],

@@ -15,6 +15,7 @@ from everswarm.schemas.targets import LabelCheckpoint, SoftTargets
 from everswarm.training.workspace import describe
 
 TEACHER_QUESTIONS, STUDENT_QUESTIONS = 800, 150  # the rest is held out
+GENERAL_TEXTS = 60
 
 
 class Texts(NamedTuple):
@@ -48,7 +49,9 @@ def read_texts(feedback: Path) -> Texts:
         for text in instructions(feedback.parent / "feedback-instructions.jsonl")
     ]
     middle = TEACHER_QUESTIONS + STUDENT_QUESTIONS
-    return Texts(questions[:TEACHER_QUESTIONS], questions[TEACHER_QUESTIONS:middle], questions[middle:], others)
+    return Texts(
+        questions[:TEACHER_QUESTIONS], questions[TEACHER_QUESTIONS:middle], questions[middle:], others[:GENERAL_TEXTS]
+    )
 
 
 def write_examples(examples: Sequence[Example], path: Path) -> Path:

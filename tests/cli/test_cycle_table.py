@@ -26,6 +26,10 @@ def taught(**teacher: Any) -> dict[str, Any]:
             "gguf teacher-Q4_K_M.gguf: 8 texts, 10 tokens, top 20 hold 99.0%",
         ),
         (
+            taught(source="gguf", model="C:\\models\\teacher.gguf", hindsight=False),
+            "gguf teacher.gguf: 8 texts, 10 tokens, top 20 hold 99.0%",
+        ),
+        (
             taught(source="vllm", model="org/big", url="http://127.0.0.1:8001/v1"),
             "vllm big in hindsight: 8 texts, 10 tokens, top 20 hold 99.0%",
         ),
@@ -46,6 +50,21 @@ def test_each_teacher_has_a_line_and_the_size_is_that_of_all() -> None:
         "gguf a.gguf in hindsight",
     ]
     assert both[-1] == "30 B"
+
+
+def test_cycle_from_when_there_was_one_teacher_is_still_shown() -> None:
+    teacher = {"model": "tiny", "weights_sha256": "1" * 64, "hindsight": True, "template": "ask-again-1"}
+    numbers = {"top_k": 20, "tokens": 10, "text_bytes": 40, "top_k_mass": 0.99}
+    result = {
+        "schema_version": 1,
+        "teacher": teacher,
+        "dataset": "2" * 64,
+        "shards": [artifact("3", "soft-targets")],
+        "digest": "4" * 64,
+        **numbers,
+    }
+    row = stage_row(StageStatus(stage=Stage.LABEL, state="done", result=result))
+    assert (row[2], row[-1]) == ("student in hindsight: 10 tokens, top 20 hold 99.0%", "10 B")
 
 
 def row_of(*caches: dict[str, Any]) -> tuple[str, ...]:

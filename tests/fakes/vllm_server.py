@@ -24,6 +24,7 @@ class Manners:
     key: str | None = None
     spells_otherwise: bool = False  # as a model with another tokenizer
     lifted: float = 0.0  # added to every log-probability
+    headers: dict[str, str] = field(default_factory=dict)  # that it adds
 
 
 @dataclass
@@ -58,18 +59,18 @@ class FakeVllmServer:
                 body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
                 key = (self.headers["Authorization"] or "").removeprefix("Bearer ") or None
                 fake.seen.keys.append(key)
-                retry_after = {}
+                more = dict(fake.manners.headers)
                 if fake.manners.answers_busy:
                     fake.manners.answers_busy -= 1
                     status, said = 503, _error("overloaded", 503)
-                    retry_after = {"Retry-After": "0"}
+                    more["Retry-After"] = "0"
                 elif fake.manners.key not in (None, key):
                     status, said = 401, {"error": "Unauthorized"}
                 else:
                     status, said = answer(body)
                 data = json.dumps(said).encode()
                 self.send_response(status)
-                for name, value in {"Content-Length": str(len(data)), **retry_after}.items():
+                for name, value in {"Content-Length": str(len(data)), **more}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)

@@ -251,7 +251,7 @@ def test_labelling_that_was_killed_goes_on_after_its_last_shard_to_the_same_dige
         thread = threading.Thread(target=worker.run, kwargs={"once": True}, daemon=True)
         thread.start()
         pid = int(until(lambda: told.exists() and told.read_text(), "the 70th text"))
-        [first] = until(lambda: server.stage(job_id).checkpoint, "the first shard")["shards"]
+        first, *_ = until(lambda: server.stage(job_id).checkpoint, "the first shard")["shards"]
 
         os.kill(pid, signal.SIGKILL)
         until(lambda: server.stage(job_id).state in {"done", "failed"}, "the second try")

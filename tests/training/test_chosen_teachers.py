@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,46 @@ def test_gguf_is_named_by_path_or_found_among_the_models(finder: TeacherFinder, 
     assert finder.find(parse_teacher("gguf:org/teacher")).teacher.revision == by_path.revision
 
 
+def test_picture_projector_and_later_parts_are_no_teachers(finder: TeacherFinder, models_dir: Path) -> None:
+    folder = model_folder("org/teacher", models_dir)
+    first = write_gguf(folder / "teacher-00001-of-00002.gguf")
+    for name in ("mmproj-f16.gguf", "teacher-00002-of-00002.gguf"):
+        write_gguf(folder / name)
+    found = finder.find(parse_teacher("gguf:org/teacher")).teacher
+    assert found.revision == finder.find(parse_teacher(f"gguf:{first}")).teacher.revision
+
+
+def test_several_ggufs_are_listed_and_none_is_guessed(finder: TeacherFinder, models_dir: Path) -> None:
+    folder = model_folder("org/teacher", models_dir)
+    for name in ("Q8_0.gguf", "Q4_K_M.gguf"):
+        write_gguf(folder / name)
+    with pytest.raises(StageFailedError) as caught:
+        finder.find(parse_teacher("gguf:org/teacher"))
+    assert str(caught.value) == (
+        f"There are 2 GGUF files of the teacher 'org/teacher' in {folder}: Q4_K_M.gguf, Q8_0.gguf. Name the one that "
+        f"should teach: gguf:{folder / 'Q4_K_M.gguf'}"
+    )
+
+
+def test_weights_in_another_form_are_neither_fetched_nor_counted(
+    finder: TeacherFinder, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "fetched"
+    shutil.copytree(tiny_student, folder)
+    (folder / "consolidated.safetensors").write_bytes(b"the same once more")
+    asked: dict[str, list[str]] = {}
+
+    def download(_model: str, **patterns: list[str]) -> str:
+        asked.update(patterns)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    found = finder.find(parse_teacher("weights:org/absent")).teacher
+    assert found.revision == sha256_of(tiny_student / "model.safetensors")
+    assert "model*.safetensors" in asked["allow_patterns"]
+    assert asked["ignore_patterns"] == ["consolidated*", "original/*"]
+
+
 def test_what_a_server_serves_is_asked_without_looking_for_files(finder: TeacherFinder) -> None:
     teacher, open_teacher = finder.find(parse_teacher("endpoint:primary"))
     assert (teacher.model, teacher.revision, teacher.quantization) == ("primary", AS_SERVED, AS_SERVED)
@@ -117,5 +158,5 @@ def test_absent_gguf_is_refused_with_what_to_do(finder: TeacherFinder, models_di
 
 
 def test_folder_without_weights_is_refused(finder: TeacherFinder, tmp_path: Path) -> None:
-    with pytest.raises(StageFailedError, match=r"has no \.safetensors file.*gguf:PATH"):
+    with pytest.raises(StageFailedError, match=r"has no model\*\.safetensors\. .*gguf:PATH"):
         finder.find(parse_teacher(f"weights:{tmp_path}"))

@@ -85,6 +85,9 @@ class OwnWords:
             if text.example.id != self.silent_about
         ]
 
+    def close(self) -> None:
+        pass
+
 
 def own_words(**options: str) -> TeacherToOpen:
     asked = TeacherSettings(source="endpoint", model="primary")

@@ -59,7 +59,7 @@ def case(seed: int) -> tuple[Tensor, Tensor, Tensor, AnswerTargets]:
 
 
 def heard(own: Tensor, targets: AnswerTargets, rows: Tensor, options: LossOptions) -> bool:
-    """Whether the teacher counts for these rows of one text: all that it knows there it finds at least as likely."""
+    """Whether the teacher counts for these rows, one text: all that it knows of it, it finds at least as likely."""
     if not options.only_better or targets.text_weight[rows].sum() == 0:
         return True
     exact = rows & (targets.logprob > -torch.inf)
@@ -73,17 +73,14 @@ def plain(
     weight: Tensor,
     bias: Tensor,
     targets: AnswerTargets,
-    ends: Sequence[int] = (TOKENS,),
     options: LossOptions = OPTIONS,
 ) -> Tensor:
     """The same loss with all logits at once."""
     logprobs = torch.nn.functional.linear(hidden, weight, bias).log_softmax(-1)
     own = logprobs.gather(1, targets.ids[:, None])[:, 0]
-    block = torch.tensor([sum(row >= end for end in ends) for row in range(TOKENS)])
     total = torch.zeros((), dtype=torch.float64)
     for row in range(TOKENS):
-        stretch = (targets.text == targets.text[row]) & (block == block[row])
-        trusted = heard(own, targets, stretch, options)
+        trusted = heard(own, targets, targets.text == targets.text[row], options)
         total = total - targets.text_weight[row] * (1 - targets.soft_share[row] * trusted) * own[row]
         real = targets.top_logprobs[row] > -torch.inf
         if not real.any():
@@ -102,7 +99,7 @@ def plain(
     for number, teacher in enumerate(targets.chunk_logprob):
         student = own[targets.chunk == number].sum()[None]
         row = CHUNK.index(number)
-        if heard(own, targets, (targets.text == targets.text[row]) & (block == block[row]), options):
+        if heard(own, targets, targets.text == targets.text[row], options):
             temperature = options.chunk_temperature
             total = total + targets.chunk_weight[number] * chunk_kl(student, teacher[None], temperature=temperature)[0]
     return total / TOKENS
@@ -124,7 +121,7 @@ def found(
 def test_loss_and_gradient_are_those_of_the_plain_twin(ends: list[int], options: LossOptions) -> None:
     for seed in range(5):
         hidden, weight, bias, targets = case(seed)
-        expected = plain(hidden, weight, bias, targets, ends, options)
+        expected = plain(hidden, weight, bias, targets, options)
         ours = found(hidden, weight, bias, targets, ends, options)
         assert ours.item() == pytest.approx(expected.item(), rel=1e-9)
         [wanted] = torch.autograd.grad(expected, hidden)

@@ -34,6 +34,7 @@ class LetterTeacher:
     def __init__(self, *, scores_given_text: bool = True, logprob: float | None = None) -> None:
         self.scores_given_text = scores_given_text
         self.logprob = logprob
+        self.is_closed = False
         self.seen: list[Text] = []
         self.batches: list[str | None] = []
 
@@ -46,6 +47,9 @@ class LetterTeacher:
         for text in texts:
             self.seen.append(text)
             yield self.score(text)
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def score(self, text: Text) -> ScoredText:
         data = text.completion.encode() if self.scores_given_text else b"my own answer"
@@ -233,6 +237,36 @@ def test_teacher_that_answers_nonsense_is_refused(make_examples: Examples, tmp_p
     with pytest.raises(StageFailedError, match="example 'example-1'"):
         run(make_examples(2), tmp_path, store, [to_open(LetterTeacher(logprob=0.5))])
     assert not store.paths
+
+
+def test_teacher_is_closed_before_the_next_one_is_opened_and_when_it_fails(
+    make_examples: Examples, tmp_path: Path
+) -> None:
+    first, failing = LetterTeacher(), LetterTeacher(logprob=0.5)
+
+    def open_second() -> LetterTeacher:
+        assert first.is_closed
+        return failing
+
+    second = TeacherToOpen(to_open(name="others").teacher, open_second)
+    with pytest.raises(StageFailedError, match="example 'example-1'"):
+        run(make_examples(2), tmp_path, Store(), [to_open(first), second])
+    assert failing.is_closed
+
+
+def test_teacher_with_nothing_to_say_at_all_is_refused(
+    make_examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = LetterTeacher(scores_given_text=False)
+    monkeypatch.setattr(
+        silent, "label", lambda texts, **_: [silent.score(t) for t in texts if t.example.id == "example-5"]
+    )
+    with pytest.raises(
+        StageFailedError, match=r"weights:letters gave nothing for any of the 4 examples.*everswarm doctor"
+    ):
+        run(make_examples(4), tmp_path / "a", Store(), [to_open(silent)])
+    record = run(make_examples(5), tmp_path / "b", Store(), [to_open(silent)])
+    assert record.caches[0].texts == {"teacher": 1}
 
 
 def test_progress_counts_examples_over_all_teachers(make_examples: Examples, tmp_path: Path) -> None:

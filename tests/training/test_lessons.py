@@ -208,3 +208,47 @@ def test_parts_of_a_batch_teach_the_same_as_the_whole(
     for total, gradient in found[1:]:
         assert total == pytest.approx(found[0][0], rel=1e-9)
         assert torch.allclose(gradient, found[0][1], atol=1e-9)
+
+
+def test_roll_out_that_teachers_scored_to_different_places_is_one_lesson(
+    maker: LessonMaker, make_examples: Examples
+) -> None:
+    pieces = own_pieces(maker, "I cannot say.")
+    whole = said(b"I cannot say.", pieces, source="rollout")
+    cut = said(b"".join(pieces[:2]), pieces[:2], source="rollout", ended=False)
+    [_, lesson] = maker.lessons(make_examples(1)[0], [cut, whole])
+    assert lesson.source == "rollout"
+    assert lesson.ids[-1] == maker.end_of_turn
+    assert (lesson.reverse_weight > 0).sum() == 2  # as far as both speak
+
+
+def test_own_answers_of_teachers_weigh_as_their_authors_do(maker: LessonMaker, make_examples: Examples) -> None:
+    heavy = said(b"Yes.", own_pieces(maker, "Yes."), source="teacher")
+    light = said(b"No.", own_pieces(maker, "No."), source="teacher")
+    lessons = maker.lessons(make_examples(1)[0], [heavy, light], [4.0, 1.0])
+    assert [lesson.text_weight[0] for lesson in lessons[1:]] == pytest.approx([0.25, 1.0])  # No, Yes
+    assert lessons[0].text_weight[0] == 1.0
+
+
+def test_end_of_turn_stays_that_behind_a_space_that_the_student_puts_in_front(maker: LessonMaker) -> None:
+    inside, after_space = maker._student_ids([b"x", END_OF_TURN])
+    assert inside[1] == after_space[1] == maker.end_of_turn
+
+
+def test_chunks_that_weigh_nothing_leave_the_text_its_weight(tokenizer: Any, make_examples: Examples) -> None:
+    recipe = RECIPE.model_copy(update={"chunk_weight": 0.0})
+    example = make_examples(1)[0]
+    text = example.target.encode()
+    [lesson] = LessonMaker(tokenizer, recipe, vocabulary=len(tokenizer)).lessons(example, [said(text, [text])])
+    assert not lesson.soft_share[:-1].any()
+    assert not lesson.chunk_weight.any()
+
+
+def test_error_names_the_example_and_not_its_words(maker: LessonMaker, make_examples: Examples) -> None:
+    broken = said(b"\xf0\x9f\x98\x80", [b"\xf0\x9f\x98\x80"], source="teacher")
+    maker.pieces = [b"?"] * len(maker.pieces)
+    with pytest.raises(
+        StageFailedError, match=r"^Example 'example-1': The tokenizer does not give a text of"
+    ) as raised:
+        maker.lessons(make_examples(1)[0], [broken])
+    assert "km" not in str(raised.value)

@@ -7,7 +7,7 @@ from everswarm.training.recipes import load_recipe, recipe_names
 
 
 def test_every_recipe_can_be_read() -> None:
-    assert recipe_names() == ["all-linear", "seed"]
+    assert recipe_names() == ["all-linear", "on-policy", "seed"]
     for name in recipe_names():
         assert load_recipe(name).name == name
 
@@ -21,5 +21,5 @@ def test_seed_recipe_is_the_one_that_the_numbers_were_promised_for() -> None:
 
 @pytest.mark.parametrize("name", ["sed", "", "../seed", "seed.yaml"])
 def test_unknown_recipe_is_told_with_the_known_ones(name: str) -> None:
-    with pytest.raises(BadRequestError, match=r"There is no recipe '.*'. Choose one of: all-linear, seed\."):
+    with pytest.raises(BadRequestError, match=r"There is no recipe '.*'. Choose one of: all-linear, on-policy, seed\."):
         load_recipe(name)

@@ -25,6 +25,7 @@ pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra 'training'")
 TEACHER = Teacher(
     asked=TeacherSettings(), model="tiny", revision="0" * 64, quantization="float32", template="ask-again-1"
 )
+AGAIN = "Label again, in a new cycle: everswarm cycle run"
 WORDS = [END_OF_TURN, *(bytes([byte]) for byte in range(256)), *(f" {n}".encode() for n in range(3000))]
 
 
@@ -164,8 +165,15 @@ def test_a_stranger_with_the_docstring_can_read_the_file(tmp_path: Path) -> None
     first = -row["top_first"][0] / 1024 - sum(row["top_drop"][: k - 1]) / 256
     assert first == pytest.approx(float(text.top_logprob[0, -1]), abs=2**-9)
     assert list(itertools.accumulate(row["end_step"])) == text.end.tolist()
-    teachers_json, own_text = told[b"everswarm.teacher"], row["text"]
-    assert row["key"] == hashlib.sha256(teachers_json + b"\0" + own_text).digest() == text_key(TEACHER, text.text)
+    identity = '{"model": "tiny", "quantization": "float32", "revision": "%s", "template": "ask-again-1"}' % ("0" * 64)
+    key = hashlib.sha256(identity.encode() + b"\0" + row["text"]).digest()
+    assert row["key"] == key == text_key(TEACHER, text.text)
+
+
+def test_the_weight_of_an_opinion_is_no_part_of_a_rows_key() -> None:
+    heavier = TEACHER.model_copy(update={"asked": TeacherSettings(weight=3.0)})
+    assert text_key(heavier, b"Hi") == text_key(TEACHER, b"Hi")
+    assert text_key(TEACHER.model_copy(update={"template": "other"}), b"Hi") != text_key(TEACHER, b"Hi")
 
 
 def test_twenty_candidates_of_a_spread_out_teacher_stay_within_90_bytes_a_token(tmp_path: Path) -> None:
@@ -223,7 +231,7 @@ def test_nonsense_is_refused_before_it_is_cached(wrong: str, text: ScoredText, t
         ("end_step", -1, "its tokens end before they begin"),
         ("candidate", 4000, "it has candidates that are not in its vocabulary"),
         ("top_drop", -300, "its candidates are not in order of probability"),
-        ("top_drop", None, "the candidates of example 'example-0' do not fit its 6 tokens. Label again."),
+        ("top_drop", None, "the candidates of example 'example-0' do not fit its 6 tokens. " + AGAIN),
     ],
 )
 def test_nonsense_that_another_program_wrote_is_refused(
@@ -279,25 +287,25 @@ def test_the_shard_of_another_teacher_is_refused(tmp_path: Path) -> None:
     write_shard([scored()], path, teacher=TEACHER)
     assert refusal(path, teacher=TEACHER.model_copy(update={"quantization": "float16"})) == (
         "a.parquet was scored by tiny (float32, ask-again-1, 000000000000), and what is asked for is "
-        "tiny (float16, ask-again-1, 000000000000). Label again."
+        "tiny (float16, ask-again-1, 000000000000). " + AGAIN
     )
 
 
 @pytest.mark.parametrize(
     ("told", "text"),
     [
-        ({}, "a.parquet is not a shard of soft targets. Label again."),
+        ({}, "a.parquet is not a shard of soft targets in the format 'soft-targets-2'. " + AGAIN),
         (
             {"everswarm.format": "soft-targets-3"},
-            "a.parquet has the format 'soft-targets-3'; this everswarm reads 'soft-targets-2'. Label again.",
+            "a.parquet has the format 'soft-targets-3'; this everswarm reads 'soft-targets-2'. " + AGAIN,
         ),
         (
             {"everswarm.format": "soft-targets-2"},
-            "a.parquet does not say which teacher scored it. Label again.",
+            "a.parquet does not say which teacher scored it. " + AGAIN,
         ),
         (
             {"everswarm.format": "soft-targets-2", "everswarm.teacher": TEACHER.model_dump_json()},
-            "a.parquet is not a shard of soft targets: its columns are others. Label again.",
+            "a.parquet is not a shard of soft targets: its columns are others. " + AGAIN,
         ),
     ],
 )

@@ -125,6 +125,16 @@ def test_equal_candidates_count_once_and_certainty_leaves_a_floor() -> None:
         completion("Hi", told("Ho", -0.5)),
         completion("Hi", {"token": "Hi"}),
         completion("Hi", told("Hi", None)),  # type: ignore[arg-type]
+        completion("Hi", {**told("Hi", -0.5), "bytes": 10**12}),
+        completion("Hi", {**told("Hi", -0.5), "bytes": [300]}),
+        completion("Hi", {**told("Hi", -0.5), "bytes": "Hi"}),
+        completion("Hi", {**told("Hi", -0.5), "top_logprobs": 5}),
+        completion("Hi", {**told("Hi", -0.5), "logprob": 10**400}),
+        completion("Hi", 5, None),  # type: ignore[arg-type]
+        {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop", "logprobs": [1]}]},
+        {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop", "logprobs": {"content": 7}}]},
+        # OpenAI: its own token was not among the likeliest
+        completion("Hi", told("Hi", -9999.0, ("Ho", -0.1)), told("", -0.1)),
         completion("Hi \ufffd", told("Hi", -0.5), {"token": " \ufffd", "logprob": -1.0}),
         # llama.cpp: three tokens made this character, and the log-probability is that of the last byte alone
         completion("😉", {**told("😉", -1.0, data="😉".encode()[-1:], id=7), "bytes": list("😉".encode())}),
@@ -142,8 +152,25 @@ def test_character_of_one_token_is_no_joined_one() -> None:
     assert text.end.tolist() == [4]
 
 
-@pytest.mark.parametrize("answer", [completion(""), completion(" \n"), {"choices": []}, {}])
-def test_empty_answer_is_none(answer: dict[str, Any]) -> None:
+def test_candidate_that_is_impossible_is_none() -> None:
+    text = scored(completion("Hi", told("Hi", -0.5, ("Ho", -9999.0)), finish="length"))
+    assert candidates(text, 0) == [b"Hi"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        completion(""),
+        completion(" \n"),
+        {"choices": []},
+        {},
+        {"choices": [None]},
+        {"choices": 3},
+        {"choices": [{"message": "Hi"}]},
+        ["Hi"],
+    ],
+)
+def test_empty_answer_is_none(answer: object) -> None:
     assert read_answer(answer) is None
 
 
@@ -306,7 +333,7 @@ def test_few_failures_are_left_out_and_told(
     answers = iter([(200, PARIS), refusal("too long"), (200, completion("")), (200, completion("Hi"))])
     found, _ = label(teacher(Answering(lambda _: next(answers)), tmp_path), texts)
     assert [text.id for text in found] == ["example-1", "example-4"]
-    assert "org/model: 1 answers are empty, 1 failed" in caplog.text
+    assert "org/model: 1 answers are empty, 1 failed: too long" in caplog.text
     assert "org/model: 1 answers teach by their text alone: the endpoint gave none" in caplog.text
 
 
@@ -315,17 +342,26 @@ def test_few_failures_are_left_out_and_told(
     [
         (
             refusal("there is no such model"),
-            r"left 4 of 4 questions without an answer, more than half: there is no such",
+            r"left 8 of 8 questions without an answer, more than half: there is no such",
         ),
         ((200, completion("")), r"more than half: the answers were empty\. Look at it with: everswarm doctor"),
         ((0, {}), r"the server did not come to them in a day"),
     ],
 )
 def test_silent_endpoint_is_refused(
-    tmp_path: Path, texts: list[Text], answer: tuple[int, dict[str, Any]], message: str
+    tmp_path: Path, make_examples: MakeExamples, answer: tuple[int, dict[str, Any]], message: str
 ) -> None:
+    texts = [Text(example, example.target, "target") for example in make_examples(8)]
     with pytest.raises(StageFailedError, match=message):
         label(teacher(Answering(lambda _: answer), tmp_path), texts)
+
+
+@pytest.mark.parametrize("said", [{"error": "no such model"}, ["odd"], "odd", None])
+def test_few_questions_of_a_last_shard_without_an_answer_are_left_out(
+    tmp_path: Path, texts: list[Text], said: Any
+) -> None:
+    found, _ = label(teacher(Answering(lambda _: (422, said)), tmp_path), texts[:1])
+    assert found == []
 
 
 @pytest.mark.parametrize(
@@ -391,7 +427,10 @@ def test_worker_labels_over_the_servers_batches_and_leaves_no_files(
     assert len(upstream.requests) == 8
 
     answered = [name for batch in checkpoints[-1].split() for name in batches.get_batch(workspace.client, batch).files]
-    workspace.save_checkpoint({"shards": ["stored"]})
+    workspace.save_checkpoint({"shards": ["stored"]})  # not with the server yet: a worker that is killed now needs them
+    for name in answered:
+        workspace.client.request("GET", f"/v1/files/{name}")
+    workspace.finish()
     for name in answered:
         with pytest.raises(NotFoundError):
             workspace.client.request("GET", f"/v1/files/{name}")

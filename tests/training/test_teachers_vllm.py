@@ -83,10 +83,20 @@ def test_with_hindsight_it_has_read_the_target_and_a_rollout_is_scored_too(serve
 
 
 def test_of_a_prompt_over_the_context_the_end_counts(server: FakeVllmServer, text: Text) -> None:
-    server.manners.max_model_len = 30
+    label(server, text)
+    server.manners.max_model_len = 32
     [scored] = label(server, text)
-    assert len(server.seen.bodies[0]["prompt"]) == 29
+    whole, cut = (body["prompt"] for body in server.seen.bodies)
+    assert len(cut) == 31
+    assert cut == [whole[0], *whole[-30:]]
     assert scored.text == b"1 km are 1000 m."
+
+
+def test_answer_takes_half_of_the_context_at_most(server: FakeVllmServer, text: Text) -> None:
+    server.manners.max_model_len = 40
+    [scored] = label(server, text._replace(completion="1 km are 1000 m. " * 9))
+    assert (len(scored.end), scored.ended) == (20, False)
+    assert len(server.seen.bodies[0]["prompt"]) == 39
 
 
 def test_protocol_is_that_which_the_official_client_speaks(server: FakeVllmServer) -> None:
@@ -130,6 +140,39 @@ def test_server_that_cannot_teach_is_refused(
     server.manners = Manners(**manners)
     with pytest.raises(StageFailedError, match=message):
         label(server, text, **options)
+
+
+@pytest.mark.parametrize(
+    ("method", "said", "headers", "message"),
+    [
+        ("models", {"data": None}, {}, r"serves no model, not 'org/teacher'"),
+        ("models", {"data": [None, 3]}, {}, r"serves no model, not 'org/teacher'"),
+        ("completions", {"choices": [None]}, {}, r"gave no prompt_logprobs for \d+ tokens"),
+        ("completions", {"choices": 5}, {}, r"gave no prompt_logprobs for \d+ tokens"),
+        ("models", {}, {"Content-Encoding": "gzip"}, r"The vLLM server at http\S+ answers with something .* unpacked"),
+    ],
+)
+def test_odd_answer_is_refused_by_the_name_of_its_server(
+    server: FakeVllmServer,
+    text: Text,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    said: Any,
+    headers: dict[str, str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(server, method, lambda *_: said if method == "models" else (200, said))
+    server.manners.headers = headers
+    with pytest.raises(StageFailedError, match=message):
+        label(server, text)
+
+
+def test_closed_teacher_holds_no_connection(server: FakeVllmServer, text: Text) -> None:
+    teacher = VllmTeacher(server.model, base_url=server.base_url, tokenizer=server.tokenizer, hindsight=False)
+    list(teacher.label([text], batch=None, on_batch=lambda _: None))
+    teacher.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        list(teacher.label([text], batch=None, on_batch=lambda _: None))
 
 
 def test_key_of_the_environment_is_sent(server: FakeVllmServer, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from everswarm.training.distillation.prompts import end_of_turn_id, plain_text, 
 from everswarm.training.distillation.scored_text import ScoredText
 from everswarm.training.distillation.teachers import Text
 from everswarm.training.distillation.teachers import weights as weights_module
-from everswarm.training.distillation.teachers.given_text import TeacherVocabulary, TokenScores
+from everswarm.training.distillation.teachers.given_text import TeacherVocabulary, TokenScores, cut_prompt
 from everswarm.training.distillation.teachers.weights import WeightsTeacher, open_weights_teacher, weights_revision
 
 Examples = Callable[[int], list[Example]]
@@ -192,6 +193,19 @@ def test_conversation_longer_than_the_context_keeps_its_end(tiny_student: Path, 
     assert scored.ended
 
 
+def test_front_of_a_long_prompt_is_cut_behind_its_first_token() -> None:
+    assert cut_prompt([1, 2, 3, 4, 5], 3) == [1, 4, 5]
+    assert cut_prompt([1, 2, 3], 3) == [1, 2, 3]
+    assert cut_prompt([1, 2, 3], 1) == cut_prompt([1, 2, 3], 0) == [1]
+
+
+def test_closed_teacher_has_no_model(tiny_student: Path) -> None:
+    teacher = WeightsTeacher(tiny_student, model="tiny")
+    model = weakref.ref(teacher._logits._body)
+    teacher.close()
+    assert model() is None
+
+
 def test_teacher_with_hindsight_reads_the_correction_first(make_examples: Examples) -> None:
     [example] = make_examples(1)
     asked = teacher_messages(example, True)
@@ -266,11 +280,11 @@ def test_space_that_the_tokenizer_put_in_front_is_no_part_of_the_first_candidate
 
 def test_revision_is_of_all_weights_and_opening_loads_nothing(tiny_student: Path, tmp_path: Path) -> None:
     assert len(weights_revision(tiny_student)) == 64
-    (tmp_path / "a.safetensors").write_bytes(b"a")
+    (tmp_path / "model-1.safetensors").write_bytes(b"a")
     alone = weights_revision(tmp_path)
-    (tmp_path / "b.safetensors").write_bytes(b"b")
+    (tmp_path / "model-2.safetensors").write_bytes(b"b")
     assert weights_revision(tmp_path) != alone
-    with pytest.raises(StageFailedError, match=r"has no \.safetensors file.*gguf:PATH"):
+    with pytest.raises(StageFailedError, match=r"has no model\*\.safetensors\. .*gguf:PATH"):
         weights_revision(tmp_path / "nowhere")
     opener = open_weights_teacher(
         TeacherSettings(source="weights", model="a", precision="float16"),

@@ -22,7 +22,13 @@ from everswarm.errors import StageFailedError
 from everswarm.settings import load_settings
 from everswarm.training.chat_tokens import answer_ids
 from everswarm.training.distillation.prompts import end_of_turn_id
-from everswarm.training.distillation.token_bytes import ids_by_bytes, space_in_front, token_bytes, token_ends
+from everswarm.training.distillation.token_bytes import (
+    fallback_ids,
+    ids_by_bytes,
+    space_in_front,
+    token_bytes,
+    token_ends,
+)
 
 
 @cache
@@ -152,7 +158,7 @@ def test_added_run_of_marks_is_spaces_and_an_added_byte_name_is_text() -> None:
 
 
 def test_plain_token_wins_over_the_special_one_with_the_same_bytes() -> None:
-    assert ids_by_bytes([b"A", b"B", b"A", b""], special_ids=[0]) == {b"A": 2, b"B": 1}
+    assert ids_by_bytes([b"A", b"B", b"A", b""], last_ids=[0]) == {b"A": 2, b"B": 1}
 
 
 def test_tokenizer_that_rewrites_the_text_is_refused(tiny_student: Path) -> None:
@@ -161,8 +167,8 @@ def test_tokenizer_that_rewrites_the_text_is_refused(tiny_student: Path) -> None
     with pytest.raises(StageFailedError) as raised:
         token_ends(ids, token_bytes(tokenizer), b"LOWER")
     assert str(raised.value) == (
-        "The tokenizer does not give the text back: b'LOWER' became b'lower'. Only tokenizers that keep every byte "
-        "(byte-level BPE, SentencePiece without normalisation) can be distilled."
+        "The tokenizer does not give a text of 5 bytes back: it differs from byte 0 on. Only tokenizers that keep "
+        "every byte (byte-level BPE, SentencePiece without normalisation) can be distilled."
     )
 
 
@@ -176,3 +182,13 @@ def test_kind_of_tokenizer_that_does_not_spell_is_refused() -> None:
         "is a WordPiece tokenizer, whose tokens do not spell the text. Only BPE and Unigram can be distilled; "
         "use a model with one of these."
     )
+
+
+@pytest.mark.parametrize("family", ["llama 2", "gemma", "unigram"])
+def test_byte_fallback_stands_behind_the_piece_that_texts_are_cut_into(family: str) -> None:
+    """`<0x2E>` comes before `.` in Llama 2, Mistral, Phi-3 and Gemma, and no text is ever cut into it."""
+    tokenizer, pieces = pieces_of(family)
+    ids = ids_by_bytes(pieces, [*tokenizer.all_special_ids, *fallback_ids(tokenizer)])
+    used = answer_ids(tokenizer, "The answer is 42. What is the answer?")
+    assert fallback_ids(tokenizer)
+    assert {ids[pieces[number]] for number in used} == set(used)

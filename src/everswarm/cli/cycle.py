@@ -39,7 +39,7 @@ everswarm cycle run --teacher gguf:/models/teacher-Q4_K_M.gguf --no-hindsight
 
 @app.command(epilog=RUN_EXAMPLES)
 def run(  # noqa: PLR0913, PLR0917  # each option of the command is a parameter
-    recipe: Annotated[str | None, typer.Option(help="seed or all-linear.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="seed, all-linear or on-policy.")] = None,
     student: Annotated[str | None, typer.Option(help="Model that learns.")] = None,
     teacher: Annotated[
         list[str] | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -103,12 +104,12 @@ def _labelled(result: dict[str, Any]) -> str:
 def _taught(cache: TeacherCache) -> str:
     """Say what one teacher gave; a long path or name is told by its last part."""
     asked = cache.teacher.asked
-    model = asked.model.rstrip("/").rpartition("/")[2]
+    model = re.split(r"[/\\]", asked.model.rstrip("/\\"))[-1]
     who = f"{asked.source} {model}".strip() + (" in hindsight" if asked.hindsight else "")
-    texts = f"{sum(cache.texts.values())} texts"
+    texts = f"{sum(cache.texts.values())} texts, " if cache.texts else ""  # not counted when there was one teacher
     if not cache.tokens:
-        return f"{who}: {texts}, no log-probabilities"
-    return f"{who}: {texts}, {cache.tokens} tokens, top {cache.top_k} hold {cache.top_k_mass:.1%}"
+        return f"{who}: {texts}no log-probabilities"
+    return f"{who}: {texts}{cache.tokens} tokens, top {cache.top_k} hold {cache.top_k_mass:.1%}"
 
 
 def _distilled(result: dict[str, Any]) -> str:
@@ -149,8 +150,8 @@ def _stage_size(status: StageStatus) -> str:
         case Stage.SNAPSHOT | Stage.CURATE:
             return size(result["data"]["size_bytes"])
         case Stage.LABEL:
-            shards = [shard for cache in result["caches"] for shard in cache["shards"]]
-            return size(sum(shard["size_bytes"] for shard in shards))
+            caches = SoftTargets.model_validate(result).caches
+            return size(sum(shard.size_bytes for cache in caches for shard in cache.shards))
         case Stage.DISTILL:
             return size(result["weights"]["size_bytes"])
         case Stage.EXPORT:

@@ -54,7 +54,7 @@ def demo(
         Path | None, typer.Option("--feedback", help="Learn from this JSON lines file instead of the scripted people.")
     ] = None,
     train_examples: Annotated[int | None, typer.Option(help="Use at most this many training examples.", min=8)] = None,
-    recipe: Annotated[str | None, typer.Option(help="seed or all-linear.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="seed, all-linear or on-policy.")] = None,
     epochs: Annotated[
         int | None,
         typer.Option(

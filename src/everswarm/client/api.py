@@ -64,7 +64,7 @@ class EverswarmClient:
         """
         try:
             response = self.http.request(method, path, json=json, params=params)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise unreachable(self.base_url, error) from error
         raise_for_problem(response)
         return None if response.status_code == 204 else response.json()
@@ -136,7 +136,7 @@ class EverswarmClient:
         headers = {"Content-Type": "application/json"} | ({"Content-Encoding": "gzip"} if is_packed else {})
         try:
             return self.http.post("/api/training/feedback", content=content, headers=headers)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise unreachable(self.base_url, error) from error
 
     def releases(self) -> list[Release]:
@@ -166,7 +166,7 @@ class EverswarmClient:
             response = self.http.put(
                 f"/api/artifacts/{sha256}", content=_chunks(path), headers=headers, timeout=httpx.Timeout(300.0)
             )
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise unreachable(self.base_url, error) from error
         raise_for_problem(response)
         return Artifact.model_validate(response.json())
@@ -175,7 +175,7 @@ class EverswarmClient:
         """Say whether the server holds the artifact."""
         try:
             return self.http.head(f"/api/artifacts/{sha256}").status_code == 200
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise unreachable(self.base_url, error) from error
 
     # --- cycles and jobs

@@ -107,7 +107,7 @@ def begin_batch(client: EverswarmClient, requests: Path) -> Batch:
                 data={"purpose": "batch", **expiry},
                 timeout=UPLOAD_SECONDS,
             )
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise unreachable(client.base_url, error) from error
     raise_for_problem(response)
     wanted = {
@@ -191,7 +191,7 @@ def _download(client: EverswarmClient, batch: Batch, out: Path) -> Path:
                     raise_for_problem(response)
                     for piece in response.iter_bytes():
                         file.write(piece)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 raise unreachable(client.base_url, error) from error
     partial.replace(out)
     return out

@@ -6,6 +6,8 @@ import httpx
 
 from everswarm.errors import UnavailableError, error_for_status
 
+PROXY_ALONE = (502, 504)  # what a proxy answers while the server behind it starts again
+
 
 def unreachable(base_url: str, error: Exception) -> UnavailableError:
     """Say in words that nobody answers."""
@@ -26,6 +28,7 @@ def raise_for_problem(response: httpx.Response) -> None:
     except (ValueError, AttributeError):
         detail = response.text[:500] or response.reason_phrase
     retry_after = response.headers.get("Retry-After", "")
+    status = UnavailableError.status if response.status_code in PROXY_ALONE else response.status_code
     raise error_for_status(
-        response.status_code, str(detail), retry_after_seconds=int(retry_after) if retry_after.isdigit() else None
+        status, str(detail), retry_after_seconds=int(retry_after) if retry_after.isdecimal() else None
     )

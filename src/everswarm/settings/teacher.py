@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -43,6 +44,15 @@ class TeacherSettings(Section):
                 "EVERSWARM_TEACHER_KEY, where the worker runs",
             ) from None
 
+    @field_validator("model")
+    @classmethod
+    def _check_model(cls, model: str) -> str:
+        if re.search(r"://.*@", model, re.DOTALL):
+            raise PydanticCustomError(
+                SECRET_INSIDE, "a model should be a name or a path, not an address with a credential"
+            )
+        return model
+
     @field_validator("task_weights")
     @classmethod
     def _check_weights(cls, weights: dict[str, float]) -> dict[str, float]:
@@ -61,6 +71,8 @@ class TeacherSettings(Section):
             raise ValueError("a teacher of source 'vllm' needs a url, such as http://127.0.0.1:8001/v1")
         if self.url and self.source != "vllm":
             raise ValueError("a url belongs to a teacher of source 'vllm', and only to that")
+        if self.template == "plain" and self.source == "endpoint":
+            raise ValueError("template 'plain' is of no use to an endpoint, which has its own template; leave it out")
         if self.precision != "float32" and self.source not in {"student", "weights"}:
             raise ValueError(f"precision is chosen for weights; a teacher of source '{self.source}' comes as it is")
         return self
@@ -81,7 +93,8 @@ def parse_teacher(text: str) -> TeacherSettings:
     source, _, rest = text.strip().partition(":")
     model, _, url = rest.partition("@http") if source == "vllm" else (rest, "", "")
     if source not in ("student", "weights", "gguf", "vllm", "endpoint") or (source == "student") != (not rest):
-        raise ValueError(f"'{text}' names no teacher. Write {FORMS}.")
+        shown = re.sub(r"^([^:@]*:)?.*@", r"\1…@", text, flags=re.DOTALL)  # a credential may stand before an @
+        raise ValueError(f"'{shown}' names no teacher. Write {FORMS}.")
     try:
         return TeacherSettings.model_validate({"source": source, "model": model, "url": f"http{url}" if url else ""})
     except ValidationError as error:

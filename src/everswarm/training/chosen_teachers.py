@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from everswarm.settings import TeacherSettings
 from everswarm.training.distillation.prompts import template_name
 from everswarm.training.distillation.teachers import TeacherAtWork, TeacherToOpen
 from everswarm.training.distillation.teachers.gguf import gguf_quantization, gguf_revision, open_gguf_teacher
-from everswarm.training.distillation.teachers.weights import open_weights_teacher, weights_revision
+from everswarm.training.distillation.teachers.weights import WEIGHTS_PATTERN, open_weights_teacher, weights_revision
 from everswarm.training.models import StudentWeights, model_folder, student_weights
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 AS_SERVED = "as served"  # only the server knows which weights they are
 TOKENIZER_FILES = ["*.json", "*.model", "*.jinja", "*.txt"]
-WEIGHTS_FILES = [*TOKENIZER_FILES, "*.safetensors"]
+WEIGHTS_FILES = [*TOKENIZER_FILES, WEIGHTS_PATTERN]  # with the index, which is JSON
+OTHER_FORMS = ["consolidated*", "original/*"]  # the same weights once more, as their makers keep them
+PROJECTOR = "mmproj"  # beginning of a file that sees pictures, and is no model of language
 
 
 class TeacherFinder:
@@ -128,7 +131,12 @@ class TeacherFinder:
         if model in KNOWN_MODELS:
             return pull_gguf(model, self.models_dir, on_progress=self._note).path
         folder = model_folder(model, self.models_dir)
-        found = sorted(folder.glob("*.gguf"))
+        found = [path for path in sorted(folder.glob("*.gguf")) if _begins_model(path)]
+        if len(found) > 1:
+            raise StageFailedError(
+                f"There are {len(found)} GGUF files of the teacher '{model}' in {folder}: "
+                f"{', '.join(path.name for path in found)}. Name the one that should teach: gguf:{found[0]}"
+            )
         if not found:
             raise StageFailedError(
                 f"There is no GGUF of the teacher '{model}' here: not a file of this name, and none in {folder}. Put "
@@ -142,7 +150,7 @@ class TeacherFinder:
 
         self._note(f"looking for the teacher {model} on the Hugging Face Hub")
         try:
-            return Path(snapshot_download(model, allow_patterns=wanted))
+            return Path(snapshot_download(model, allow_patterns=wanted, ignore_patterns=OTHER_FORMS))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise StageFailedError(
                 f"The teacher '{model}' is not on this machine (no folder of this name, none in "
@@ -152,6 +160,12 @@ class TeacherFinder:
 
     def _note(self, text: str) -> None:
         self.workspace.report(0, 0, text)
+
+
+def _begins_model(path: Path) -> bool:
+    """Say whether a GGUF is a whole model of language, or the first part of one."""
+    part = re.search(r"-(\d{5})-of-\d{5}$", path.stem)
+    return not path.name.startswith(PROJECTOR) and (part is None or int(part[1]) == 1)
 
 
 def _served(asked: TeacherSettings) -> Teacher:

@@ -58,6 +58,7 @@ def run(job: Job, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             client, folder=folder / "scratch", cache=Path(os.environ["EVERSWARM_STAGE_CACHE"]), emit=emit
         )
         record = run_stage(job, workspace, settings)
+        workspace.finish()
     return {
         "result": record.model_dump(mode="json"),
         "uploaded_bytes": workspace.uploaded_bytes,

@@ -144,6 +144,7 @@ class HttpWorkspace:
         self.uploaded_bytes = 0
         self.downloaded_bytes = 0
         self._answered: dict[str, list[str]] = {}  # files of batches that a checkpoint may still name
+        self._told = ""  # the last checkpoint
         folder.mkdir(parents=True, exist_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
         _forget_old(cache)
@@ -167,11 +168,20 @@ class HttpWorkspace:
     def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Hand it to the worker, which sends it with the next beat, at once.
 
-        The files of answered batches that it no longer names are deleted: a later try does not need them.
+        The files of answered batches that neither it nor the one before names are deleted: a later try does not need
+        them. That one may be on its way to the server still, and is the first that can be lost.
         """
         self.emit({"checkpoint": checkpoint})
         told = json.dumps(checkpoint)
-        for batch in [batch for batch in self._answered if batch not in told]:
+        self._delete_answered(named=told + self._told)
+        self._told = told
+
+    def finish(self) -> None:
+        """Delete the files of answered batches that the last checkpoint does not name: the stage has its result."""
+        self._delete_answered(named=self._told)
+
+    def _delete_answered(self, *, named: str) -> None:
+        for batch in [batch for batch in self._answered if batch not in named]:
             delete_files(self.client, self._answered.pop(batch))
 
     def report(self, done: int, total: int, note: str = "") -> None:

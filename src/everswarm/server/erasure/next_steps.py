@@ -15,7 +15,7 @@ def next_steps(
     device_keys: Collection[str],
     files_left: int,
     unread: Collection[str],
-    other_batch_files: int,
+    other_batch_files: bool,
 ) -> list[str]:
     """Return what somebody who wants all of it gone should know.
 
@@ -24,7 +24,7 @@ def next_steps(
         device_keys: names of keys (`key-…`) by which it sent.
         files_left: files of ended cycles that hold it and were not to be deleted.
         unread: cycles that began while the others were looked at.
-        other_batch_files: uploaded files of chats, of other keys; nobody looked into them.
+        other_batch_files: there are uploaded files of chats, of other keys; nobody looked into them.
     """
     return [
         *_of_releases(lineage),
@@ -73,9 +73,9 @@ def _of_keys(device_keys: Collection[str]) -> Iterator[str]:
         )
 
 
-def _of_batches(other_batch_files: int) -> Iterator[str]:
+def _of_batches(other_batch_files: bool) -> Iterator[str]:
     if other_batch_files:
         yield (
-            f"{other_batch_files} files of chats (/v1/files) belong to other keys and were not looked into; they are "
-            "deleted when their time is over."
+            "Files of chats (/v1/files) of other keys were not looked into, such as the questions that a worker put to "
+            "a teacher, which may hold corrections. They are deleted when their time is over: a worker's after 2 days."
         )

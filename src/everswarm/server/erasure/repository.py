@@ -183,10 +183,10 @@ def was_erased(connection: Connection, interaction_id: str) -> bool:
     return bool(erased_among(connection, [interaction_id]))
 
 
-def count_other_batch_files(connection: Connection, names: Collection[str]) -> int:
-    """Return how many files of chats belong to keys other than `names`."""
+def has_other_batch_files(connection: Connection, names: Collection[str]) -> bool:
+    """Say whether files of chats belong to keys other than `names`."""
     others = batch_files.c.owner.not_in(names) if names else true()
-    return int(connection.execute(select(func.count()).select_from(batch_files).where(others)).scalar_one())
+    return connection.execute(select(batch_files.c.id).where(others).limit(1)).first() is not None
 
 
 def _delete_judgements(connection: Connection, ids: Sequence[str]) -> Counter[str]:

@@ -151,7 +151,7 @@ class _Done(NamedTuple):
     askers: Collection[str] | None  # None: not known
     sizes: dict[str, int]  # in bytes, of the files that are to go
     unread: Collection[str]  # cycles
-    other_batch_files: int
+    other_batch_files: bool  # there are some
     senders: Collection[str]
 
 
@@ -186,13 +186,12 @@ def _erase_rows(
     sizes = repository.sizes_of(connection, lineage.files)
     if files:
         repository.mark_erased(connection, lineage.files)
-    by_admin = named.what in ("user", "device")
     return _Done(
         counts=counts,
         askers=askers,
         sizes=sizes,
         unread=set(connection.execute(select(cycles.c.id)).scalars()) - lineage.read,
-        other_batch_files=repository.count_other_batch_files(connection, subject.names) if by_admin else 0,
+        other_batch_files=repository.has_other_batch_files(connection, subject.names),
         senders=subject.senders,
     )
 

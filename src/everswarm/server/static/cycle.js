@@ -146,12 +146,15 @@ function outcomeText({ stage, result }) {
 
 function taught({ teacher, texts, tokens, top_k, top_k_mass, shards }) {
   const { source, hindsight } = teacher.asked;
-  const who = `${source === "student" ? "the student" : teacher.model.split("/").at(-1)}${hindsight ? " in hindsight" : ""}`;
+  const who = `${source === "student" ? "the student" : teacher.model.split(/[/\\]/).at(-1)}${hindsight ? " in hindsight" : ""}`;
   const count = Object.values(texts).reduce((sum, number) => sum + number, 0);
   const bytes = shards.reduce((sum, shard) => sum + shard.size_bytes, 0);
   const said = tokens ? `${tokens} tokens; the top ${top_k} hold ${percent(top_k_mass)} of its mass` : "text only";
-  return `${who}: ${count} texts, ${said} (${size(bytes)})`;
+  return `${who}: ${count ? `${count} texts, ` : ""}${said} (${size(bytes)})`;
 }
+
+/** The record of a cycle from when there was one teacher, the student. */
+const onlyTeacher = (result) => ({ ...result, texts: {}, teacher: { ...result.teacher, asked: { source: "student", hindsight: result.teacher.hindsight } } });
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const OUTCOMES = {
@@ -161,7 +164,7 @@ const OUTCOMES = {
     const { train, validation, test } = card.examples;
     return `${train} to learn from, ${validation} to watch, ${test} held out; ${dropped} dropped (${size(data.size_bytes)})`;
   },
-  label: ({ caches = [] }) => caches.map(taught), // none: a cycle from before there were several
+  label: (result) => (result.caches ?? [onlyTeacher(result)]).map(taught),
   distill: ({ steps, trained_tokens, curve, weights }) => {
     const nats = (point) => point.cross_entropy.toFixed(2); // not the loss: it changes with what the teachers are heard on
     const losses = curve.length ? `, ${nats(curve[0])} → ${nats(curve.at(-1))} nats a token` : "";

@@ -140,7 +140,7 @@ def _mixture(
     """
     import numpy as np
 
-    k = max(view.scored.top.shape[1] for view in views)
+    k = max(1, *(view.scored.top.shape[1] for view in views))
     count = len(rows[0])
     ids, mass, tail = np.zeros((count, 0), dtype=np.int64), np.zeros((count, 0)), np.zeros(count)
     for (scored, student_ids, first_ids, _), weight, row in zip(views, weights, rows, strict=True):

@@ -132,7 +132,7 @@ def _lessons(
         )
     lessons: list[Lesson] = []
     for example in training:
-        about = said.get(example.id, [])
+        about = said.pop(example.id, [])  # they are large, and not needed twice
         weights = [one.weight(example.task) for one in about]
         lessons += maker.lessons(example, [one.scored for one in about], weights)
     if not lessons:

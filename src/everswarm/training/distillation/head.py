@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 BLOCK_NUMBERS = 2**23  # logits held at once: 32 MB
 SMALLEST_BLOCK = 32  # positions; fewer waste the matrix product
+AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # of a model's configuration
+SAME_LOGITS = 1e-3  # of the largest one; half precision rounds
 
 
 class AnswerTargets(NamedTuple):
@@ -44,7 +46,7 @@ class LossOptions(NamedTuple):
     """Numbers of the recipe that the losses need.
 
     With `only_better` a teacher is heard on a text that it finds at least as likely as the student does by now; of
-    another only the text counts. A text that lies in several blocks is judged block by block.
+    another only the text counts.
     """
 
     only_better: bool
@@ -104,12 +106,15 @@ def check_head(model: PreTrainedModel, *, name: str) -> None:
         StageFailedError: this architecture does more than that; a loss through the head would be of another model.
     """
     head: Any = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    changes = [name for name in AFTER_THE_HEAD if getattr(config, name, None) not in (None, 0, 1.0)]
     with torch.inference_mode():
         ids = torch.arange(1, 5, device=head.weight.device)[None]
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         whole = model(input_ids=ids, use_cache=False).logits
         ours = torch.nn.functional.linear(hidden, head.weight, getattr(head, "bias", None))
-    if not torch.allclose(whole.float(), ours.float(), rtol=1e-2, atol=1e-2):
+    tolerance = SAME_LOGITS * whole.abs().max().item()
+    if changes or not torch.allclose(whole.float(), ours.float(), rtol=0.0, atol=tolerance):
         raise StageFailedError(
             f"{name} ({type(model).__name__}) changes its logits after the head, as Gemma 2 and Cohere do; such a "
             "student cannot be trained here. Choose another student."
@@ -132,13 +137,20 @@ class _HeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         number = torch.promote_types(hidden.dtype, torch.float32)
         gradient = torch.zeros(hidden.shape, dtype=number, device=hidden.device) if hidden.requires_grad else None
+        heard = _heard_over_blocks(hidden, weight, bias, targets, block_ends, number) if options.only_better else None
         total = hidden.new_zeros((), dtype=number)
         sums = hidden.new_zeros(3, dtype=number)
         start = 0
         for end in block_ends:
             part = _part(targets, start, end)
             logits = torch.nn.functional.linear(hidden[start:end], weight, bias).to(number)
-            loss, terms = _loss_into_gradient(logits, part, options, wants_gradient=gradient is not None)
+            loss, terms = _loss_into_gradient(
+                logits,
+                part,
+                options,
+                heard=None if heard is None else heard[start:end],
+                wants_gradient=gradient is not None,
+            )
             total += loss
             sums += terms
             if gradient is not None:
@@ -163,9 +175,11 @@ def _part(targets: AnswerTargets, start: int, end: int) -> AnswerTargets:
 
 
 def _loss_into_gradient(
-    logits: Tensor, part: AnswerTargets, options: LossOptions, *, wants_gradient: bool
+    logits: Tensor, part: AnswerTargets, options: LossOptions, *, heard: Tensor | None, wants_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the block's loss and its parts; overwrite `logits` (tokens, vocab) with the loss's gradient.
+
+    `heard` (tokens,) says where teachers count, if that is known; None: the block has the texts whole.
 
     All losses are functions of a few log-probabilities a token: its own, those of the teacher's candidates, and of the
     rest. Their gradients are small; that of a logit follows from them and from the probabilities q: own and candidates
@@ -187,7 +201,9 @@ def _loss_into_gradient(
         own = (own_logit - log_total).requires_grad_()
         top = (top_logit - log_total[:, None]).requires_grad_()
         rest = (rest_power.log() + highest[:, 0] - log_total).requires_grad_()
-        loss, terms = _weighted(own, top, rest, part, options)
+        if heard is None:
+            heard = _heard(own.detach(), part) if options.only_better else torch.ones_like(own, dtype=torch.bool)
+        loss, terms = _weighted(own, top, rest, part, options, heard=heard.to(own.dtype))
     if wants_gradient:
         own_gradient, top_gradient, rest_gradient = (
             torch.zeros_like(value) if found is None else found
@@ -205,11 +221,10 @@ def _loss_into_gradient(
 
 
 def _weighted(
-    own: Tensor, top: Tensor, rest: Tensor, part: AnswerTargets, options: LossOptions
+    own: Tensor, top: Tensor, rest: Tensor, part: AnswerTargets, options: LossOptions, *, heard: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted sum of all losses of a block, and (cross-entropy, KL, chunk KL) as plain sums."""
     kl = chunks = own.new_zeros(())
-    heard = _heard(own.detach(), part).to(own.dtype) if options.only_better else torch.ones_like(own)
     loss = -(part.text_weight * (1 - part.soft_share * heard) * own).sum()
     inside = part.chunk >= 0
     if inside.any():
@@ -237,6 +252,25 @@ def _weighted(
         kl = kl + found.detach().sum()
         loss = loss + (part.reverse_weight[reverse] * found).sum()
     return loss, torch.stack([-own.detach().sum(), kl, chunks])
+
+
+def _heard_over_blocks(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: AnswerTargets,
+    block_ends: Sequence[int],
+    number: torch.dtype,
+) -> Tensor | None:
+    """Return `_heard` of texts that lie in several blocks, which takes the head a second time; None: in one each."""
+    if all(targets.text[end] != targets.text[end - 1] for end in block_ends[:-1]):
+        return None
+    own, start = [], 0
+    for end in block_ends:
+        logits = torch.nn.functional.linear(hidden[start:end], weight, bias).to(number)
+        own.append(logits.gather(1, targets.ids[start:end, None])[:, 0] - logits.logsumexp(-1))
+        start = end
+    return _heard(torch.cat(own), targets)
 
 
 def _heard(own: Tensor, part: AnswerTargets) -> Tensor:

@@ -5,6 +5,7 @@ Knows teachers only as `TeacherAtWork`: local ones and remote ones are labelled 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def label(  # the door of a stage: everything that it needs, by name
             Teachers that score given text see it after the target.
 
     Raises:
-        StageFailedError: there is nothing to label, `done` is of other teachers, or a teacher gave nonsense.
+        StageFailedError: there is nothing to label, `done` is of other teachers, or a teacher gave nothing or nonsense.
         NoSpaceError: the disk is full.
     """
     chosen = [example for example in examples if example.split != "test"]
@@ -107,7 +108,20 @@ def _with_teacher(
             f"The checkpoint's {len(done.shards)} shards are not of teacher {teacher.teacher.asked.name} over this "
             "dataset. Begin labelling anew: everswarm cycle retry"
         )
-    at_work = teacher.open()
+    with contextlib.closing(teacher.open()) as at_work:
+        return _with_shards(teacher.teacher, at_work, shards, done, shelf, name=name, rollout_of=rollout_of)
+
+
+def _with_shards(
+    teacher: Teacher,
+    at_work: TeacherAtWork,
+    shards: Sequence[Sequence[Example]],
+    done: LabelCheckpoint,
+    shelf: _Shelf,
+    *,
+    name: str,
+    rollout_of: WriteRollout,
+) -> LabelCheckpoint:
     for number in range(len(done.shards), len(shards)):
         texts = list(_texts(shards[number], rollout_of if at_work.scores_given_text else None))
         scored: list[ScoredText] = []
@@ -121,12 +135,14 @@ def _with_teacher(
         place = {example.id: before + index for index, example in enumerate(shards[number], start=1)}
         for text in at_work.label(texts, batch=done.batch, on_batch=remember):
             scored.append(text)
-            shelf.report(place[text.id], f"{Path(teacher.teacher.model).name} teaches")
+            shelf.report(place[text.id], f"{Path(teacher.model).name} teaches")
         path = shelf.out_dir / f"{name}-{number:04d}.parquet"
-        write_shard(scored, path, teacher=teacher.teacher)
+        write_shard(scored, path, teacher=teacher)
         done = _with_shard(done, shelf.store_shard(path), scored)
         if number == len(shards) - 1:
-            done = LabelCheckpoint(finished=[*done.finished, _finished(teacher.teacher, at_work, done)])
+            if not any(done.texts.values()):
+                raise _said_nothing(teacher, sum(len(shard) for shard in shards))
+            done = LabelCheckpoint(finished=[*done.finished, _finished(teacher, at_work, done)])
         shelf.on_checkpoint(done)
     return done
 
@@ -181,6 +197,13 @@ def _shard_name(teacher: Teacher, dataset: str, shard_examples: int) -> str:
     """Return how the shards of this cache are called: a checkpoint tells by it whose shards it holds."""
     key = f"{dataset} {shard_examples} {teacher.model_dump_json()}"
     return f"soft-targets-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def _said_nothing(teacher: Teacher, examples: int) -> StageFailedError:
+    return StageFailedError(
+        f"The teacher {teacher.asked.name} gave nothing for any of the {examples} examples; the worker's log says why. "
+        "Look at it with: everswarm doctor, or name another teacher."
+    )
 
 
 def _other_teacher(found: Teacher) -> StageFailedError:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from everswarm.errors import StageFailedError
 from everswarm.schemas.adapter import Recipe
@@ -15,12 +15,20 @@ from everswarm.training.chat_tokens import answer_ids, prompt_ids
 from everswarm.training.distillation.alignment import Aligned, View, align
 from everswarm.training.distillation.prompts import end_of_turn_id
 from everswarm.training.distillation.scored_text import END_OF_TURN, ScoredText
-from everswarm.training.distillation.token_bytes import ids_by_bytes, space_in_front, token_bytes, token_ends
+from everswarm.training.distillation.token_bytes import (
+    fallback_ids,
+    ids_by_bytes,
+    space_in_front,
+    token_bytes,
+    token_ends,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
+
+KNOWN_SHARDS = 8  # whose vocabularies are looked up once
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Lesson:
     ids: list[int]
     prompt_tokens: int
     source: TextSource
-    top_ids: NDArray[np.int64]
+    top_ids: NDArray[np.int32]
     top_logprobs: NDArray[np.float32]
     tail_logprob: NDArray[np.float32]
     logprob: NDArray[np.float32]
@@ -49,6 +57,16 @@ class Lesson:
     def answer_tokens(self) -> int:
         """Return how many tokens are learnt from."""
         return len(self.ids) - self.prompt_tokens
+
+
+class _Text(NamedTuple):
+    """A text to learn from, and the views of it with the weight of each one's opinion."""
+
+    source: TextSource
+    data: bytes
+    ended: bool
+    views: Sequence[tuple[ScoredText, float]]
+    weight: float  # of the whole
 
 
 class LessonMaker:
@@ -69,8 +87,10 @@ class LessonMaker:
         self.recipe = recipe
         self.pieces = token_bytes(tokenizer)
         self.end_of_turn = end_of_turn_id(tokenizer)
-        self.id_of = ids_by_bytes(self.pieces, tokenizer.all_special_ids) | {END_OF_TURN: self.end_of_turn}
-        self._known: tuple[Sequence[bytes], NDArray[np.int64], NDArray[np.int64]] | None = None
+        last_ids = [*tokenizer.all_special_ids, *fallback_ids(tokenizer)]
+        self.id_of = ids_by_bytes(self.pieces, last_ids) | {END_OF_TURN: self.end_of_turn}
+        # of the last shards, one or more a teacher
+        self._known: deque[tuple[Sequence[bytes], NDArray[np.int64], NDArray[np.int64]]] = deque(maxlen=KNOWN_SHARDS)
 
     def lessons(
         self, example: Example, scored: Sequence[ScoredText], weight_of: Sequence[float] | None = None
@@ -88,81 +108,59 @@ class LessonMaker:
                 f"Example '{example.id}' has an empty answer, from which nothing can be learnt. "
                 "Curate the dataset again."
             )
-        weights = weight_of or [1.0] * len(scored)
-        target = example.target.encode()
-        views: list[tuple[tuple[TextSource, bytes, bool], ScoredText, float]] = []
-        for text, weight in zip(scored, weights, strict=True):
-            if text.source != "target":
-                views.append(((text.source, text.text, text.ended), text, weight))
-                continue
-            if not target.startswith(text.text):
-                raise StageFailedError(
-                    f"The soft targets of example '{example.id}' are of another text than its target; "
-                    "they belong to another dataset. Label this dataset again."
-                )
-            views.append((("target", target, True), text, weight))
-        views.sort(key=lambda view: view[0])
-        texts = {
-            key: [(text, weight) for _, text, weight in group] for key, group in groupby(views, lambda view: view[0])
-        }
-        texts.setdefault(("target", target, True), [])
         prompt = prompt_ids(self.tokenizer, example.messages)
-        made = [
-            self._lesson(prompt, source, text, ended=ended, views=seen)
-            for (source, text, ended), seen in sorted(texts.items(), key=lambda item: item[0])
-        ]
+        texts = _texts(example, list(zip(scored, weight_of or [1.0] * len(scored), strict=True)))
+        try:
+            made = [self._lesson(prompt, text) for text in texts]
+        except StageFailedError as error:
+            raise StageFailedError(f"Example '{example.id}': {error}") from error
         return [lesson for lesson in made if lesson is not None]
 
-    def _lesson(
-        self,
-        prompt: list[int],
-        source: TextSource,
-        text: bytes,
-        *,
-        ended: bool,
-        views: Sequence[tuple[ScoredText, float]],
-    ) -> Lesson | None:
-        answer = answer_ids(self.tokenizer, text.decode())
-        end = token_ends(answer, self.pieces, text)
-        ids = [*prompt, *answer, *([self.end_of_turn] if ended else [])][: self.recipe.max_tokens]
+    def _lesson(self, prompt: list[int], text: _Text) -> Lesson | None:
+        answer = answer_ids(self.tokenizer, text.data.decode())
+        end = token_ends(answer, self.pieces, text.data)
+        ids = [*prompt, *answer, *([self.end_of_turn] if text.ended else [])][: self.recipe.max_tokens]
         kept = len(ids) - len(prompt)
         if kept <= 0:
             return None
         seen = []
-        for scored, weight in views:
+        for scored, weight in text.views:
             if scored.tokens:
                 inside, after_space = self._student_ids(scored.vocabulary)
-                first = after_space if space_in_front(answer, self.pieces, text) else inside
+                first = after_space if space_in_front(answer, self.pieces, text.data) else inside
                 seen.append(View(scored, inside, first, weight))
         aligned = align(seen, end[:kept], ended=kept > len(answer)) if seen else _silence(kept)
-        return self._weighed(ids, len(prompt), source, aligned)
+        return self._weighed(ids, len(prompt), text, aligned)
 
-    def _weighed(self, ids: list[int], prompt_tokens: int, source: TextSource, aligned: Aligned) -> Lesson:
+    def _weighed(self, ids: list[int], prompt_tokens: int, text: _Text, aligned: Aligned) -> Lesson:
         import numpy as np
 
         recipe = self.recipe
         soft = recipe.soft_target_weight
         speaks = aligned.top_logprobs.max(axis=1, initial=-np.inf) > -np.inf
         exact = aligned.exact & speaks
+        in_chunk = (aligned.chunk >= 0) & (recipe.chunk_weight > 0)
         position = np.where(exact, soft, 0.0) + np.where(aligned.first & speaks, soft * recipe.first_token_weight, 0.0)
-        position = position.astype(np.float32)
+        position = (text.weight * position).astype(np.float32)
         nothing = np.zeros_like(position)
-        own_words = source == "rollout"  # what the student wrote itself is no text to learn by heart
+        own_words = text.source == "rollout"  # what the student wrote itself is no text to learn by heart
         return Lesson(
             ids=ids,
             prompt_tokens=prompt_tokens,
-            source=source,
-            top_ids=aligned.top_ids,
+            source=text.source,
+            top_ids=aligned.top_ids.astype(np.int32),
             top_logprobs=aligned.top_logprobs,
             tail_logprob=aligned.tail_logprob,
-            logprob=aligned.logprob,
-            text_weight=nothing if own_words else np.ones_like(position),
-            soft_share=np.where(exact | (aligned.chunk >= 0), soft, 0.0).astype(np.float32),
+            logprob=np.where(speaks, aligned.logprob, -np.inf).astype(np.float32),
+            text_weight=nothing if own_words else np.full_like(position, text.weight),
+            soft_share=np.where(exact | in_chunk, soft, 0.0).astype(np.float32),
             forward_weight=nothing if own_words else position,
             reverse_weight=position if own_words else nothing,
             chunk=aligned.chunk,
             chunk_logprob=aligned.chunk_logprob,
-            chunk_weight=np.full(len(aligned.chunk_logprob), soft * recipe.chunk_weight, dtype=np.float32),
+            chunk_weight=np.full(
+                len(aligned.chunk_logprob), text.weight * soft * recipe.chunk_weight, dtype=np.float32
+            ),
         )
 
     def _student_ids(self, vocabulary: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -172,11 +170,45 @@ class LessonMaker:
         """
         import numpy as np
 
-        if self._known is None or self._known[0] is not vocabulary:
-            inside = [self.id_of.get(piece, -1) for piece in vocabulary]
-            after_space = [self.id_of.get(b" " + piece, -1) for piece in vocabulary]
-            self._known = (vocabulary, np.asarray(inside, dtype=np.int64), np.asarray(after_space, dtype=np.int64))
-        return self._known[1:]
+        for known in self._known:
+            if known[0] is vocabulary:
+                return known[1:]
+        inside = [self.id_of.get(piece, -1) for piece in vocabulary]
+        after_space = [self.id_of.get(b" " + piece if piece else END_OF_TURN, -1) for piece in vocabulary]
+        known = (vocabulary, np.asarray(inside, dtype=np.int64), np.asarray(after_space, dtype=np.int64))
+        self._known.append(known)
+        return known[1:]
+
+
+def _texts(example: Example, said: Sequence[tuple[ScoredText, float]]) -> list[_Text]:
+    """Return the target, the student's own answer and the teachers' own answers, each with all views of it.
+
+    Teachers' own answers weigh as their authors do, the heaviest author's whole.
+
+    Raises:
+        StageFailedError: a view is of another text than the target.
+    """
+    target = example.target.encode()
+    views: dict[TextSource, list[tuple[ScoredText, float]]] = {"target": [], "rollout": [], "teacher": []}
+    for scored, weight in said:
+        if scored.source == "target" and not target.startswith(scored.text):
+            raise StageFailedError(
+                f"The soft targets of example '{example.id}' are of another text than its target; "
+                "they belong to another dataset. Label this dataset again."
+            )
+        views[scored.source].append((scored, weight))
+    texts = [_Text("target", target, True, views["target"], 1.0)]
+    if rollout := views["rollout"]:  # teachers may have scored it to different places
+        longest = max((scored for scored, _ in rollout), key=lambda scored: (len(scored.text), scored.ended))
+        texts.append(_Text("rollout", longest.text, longest.ended, rollout, 1.0))
+    authors: dict[tuple[bytes, bool], list[tuple[ScoredText, float]]] = {}
+    for scored, weight in views["teacher"]:
+        authors.setdefault((scored.text, scored.ended), []).append((scored, weight))
+    totals = {key: sum(weight for _, weight in of_text) for key, of_text in authors.items()}
+    for (text, ended), of_text in sorted(authors.items(), key=lambda item: item[0]):
+        weight = totals[text, ended] / max(totals.values())
+        texts.append(_Text("teacher", text, ended, of_text, weight))
+    return texts
 
 
 def _silence(count: int) -> Aligned:

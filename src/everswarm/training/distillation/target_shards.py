@@ -6,7 +6,7 @@ int32, all lists flat. With `tokens` the length of `end_step` and k the length o
 
 | column | is |
 |---|---|
-| key | 32 bytes: sha256 of the teacher's JSON, a zero byte and the text (`text_key`). Prompts are not in it: `id` is |
+| key | 32 bytes: sha256 of the teacher's identity, a zero byte and the text (`text_key`). No prompt is in it |
 | id, source, text, ended | as in `ScoredText` |
 | end_step | (tokens,) bytes of each token; the running sum is where it ends |
 | logprob | (tokens,) of the text's own token, in steps of 1/1024 nat below 0 |
@@ -45,12 +45,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = "soft-targets-2"
+# a retry of the stage that reads them reads the same ones
+LABEL_AGAIN = "Label again, in a new cycle: everswarm cycle run"
+IDENTITY = {"model", "revision", "quantization", "template"}  # of a teacher: what its scores depend on
 FORMAT_KEY, TEACHER_KEY = b"everswarm.format", b"everswarm.teacher"
 FINE_STEPS = 1024  # a nat
 DROP_STEPS = 256  # a nat
 LOWEST_LOGPROB = -100_000.0  # nats; some servers write -9999 for "impossible"
 ROUNDING = 1e-3  # nats that a log-probability may be above 0, and a candidate above the one before
 HIGHEST_MASS = 1.01  # probability of a row, candidates and tail
+KEPT_MASS = 1.02  # the same of what was written: rounding may have added 0.2 %
 ZSTD_LEVEL = 15
 LISTS = ("end_step", "logprob", "candidate", "top_first", "top_drop", "tail_logprob")
 
@@ -114,15 +118,15 @@ def read_shards(
         yield from _read(path, teacher, None if digests is None else digests[number])
 
 
-def check_scored(text: ScoredText) -> None:
+def check_scored(text: ScoredText, *, highest_mass: float = HIGHEST_MASS) -> None:
     """Return if `text` is what a teacher can have meant.
 
     Raises:
         StageFailedError: arrays that do not fit together, ends that fall or pass the text, candidates that are not in
             the vocabulary or rise by more than 1e-3 nat, log-probabilities that are not finite (-inf is right for a
-            pad, and for a tail that nothing is left for) or above 1e-3, or a row whose probabilities sum to over 1.01.
+            pad, and for a tail that nothing is left for) or above 1e-3, or a row whose probabilities sum to over `highest_mass`.
     """
-    if wrong := _misfit(text) or _nonsense(text):
+    if wrong := _misfit(text) or _nonsense(text, highest_mass):
         raise StageFailedError(
             f"What the teacher said of example '{text.id}' cannot be used: {wrong}. Check how the teacher is served "
             "(half precision may overflow: use float32, or another quantization) and label again."
@@ -130,8 +134,13 @@ def check_scored(text: ScoredText) -> None:
 
 
 def text_key(teacher: Teacher, text: bytes) -> bytes:
-    """Return the 32 bytes under which a cache holds what `teacher` thought of `text`."""
-    return hashlib.sha256(_json_of(teacher) + b"\0" + text).digest()
+    """Return 32 bytes that tell readers of several shards that a row is of the same text and the same teacher.
+
+    They are a sha256 over the teacher's `model`, `quantization`, `revision` and `template` (JSON, sorted) and the text;
+    its weight and its address change no score. Nothing looks rows up by it: each cycle labels its own dataset.
+    """
+    identity = json.dumps(teacher.model_dump(mode="json", include=IDENTITY), sort_keys=True)
+    return hashlib.sha256(identity.encode() + b"\0" + text).digest()
 
 
 def _misfit(text: ScoredText) -> str | None:
@@ -152,7 +161,7 @@ def _misfit(text: ScoredText) -> str | None:
     return None
 
 
-def _nonsense(text: ScoredText) -> str | None:
+def _nonsense(text: ScoredText, highest_mass: float) -> str | None:
     """Return which log-probability cannot be one, for a reader."""
     import numpy as np
 
@@ -168,8 +177,8 @@ def _nonsense(text: ScoredText) -> str | None:
     if (text.top_logprob[:, 1:] > text.top_logprob[:, :-1] + ROUNDING).any():
         return "its candidates are not in order of probability"
     mass = np.exp(text.top_logprob, dtype=np.float64).sum(-1) + np.exp(text.tail_logprob, dtype=np.float64)
-    if mass.size and mass.max() > HIGHEST_MASS:
-        return f"the probabilities of one token sum to {mass.max():.4g}, more than {HIGHEST_MASS}"
+    if mass.size and mass.max() > highest_mass:
+        return f"the probabilities of one token sum to {mass.max():.4g}, more than {highest_mass}"
     return None
 
 
@@ -253,7 +262,7 @@ def _read(path: Path, teacher: Teacher | None, digest: str | None) -> Iterator[S
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         _check_told(path, file.metadata.metadata or {}, teacher)
         if file.schema_arrow.remove_metadata() != _schema():
-            raise StageFailedError(f"{path.name} is not a shard of soft targets: its columns are others. Label again.")
+            raise StageFailedError(f"{path.name} is not a shard of soft targets: its columns are others. {LABEL_AGAIN}")
         table = file.read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StageFailedError(
@@ -262,7 +271,7 @@ def _read(path: Path, teacher: Teacher | None, digest: str | None) -> Iterator[S
         ) from error
     try:
         for text in _texts_of(table):
-            check_scored(text)
+            check_scored(text, highest_mass=KEPT_MASS)
             yield text
     except StageFailedError as error:
         raise StageFailedError(f"{path.name}: {error}") from error
@@ -272,21 +281,21 @@ def _check_told(path: Path, told: dict[bytes, bytes], teacher: Teacher | None) -
     """Refuse a file that is no shard, of another format, or of another teacher than `teacher`."""
     found = told.get(FORMAT_KEY)
     if found is None:
-        raise StageFailedError(f"{path.name} is not a shard of soft targets. Label again.")
+        raise StageFailedError(f"{path.name} is not a shard of soft targets in the format '{FORMAT}'. {LABEL_AGAIN}")
     if found != FORMAT.encode():
         raise StageFailedError(
             f"{path.name} has the format '{found.decode(errors='replace')}'; this everswarm reads '{FORMAT}'. "
-            "Label again."
+            f"{LABEL_AGAIN}"
         )
     if teacher is None:
         return
     try:
         scored_by = Teacher.model_validate_json(told.get(TEACHER_KEY, b""))
     except ValidationError as error:
-        raise StageFailedError(f"{path.name} does not say which teacher scored it. Label again.") from error
+        raise StageFailedError(f"{path.name} does not say which teacher scored it. {LABEL_AGAIN}") from error
     if scored_by != teacher:
         raise StageFailedError(
-            f"{path.name} was scored by {_named(scored_by)}, and what is asked for is {_named(teacher)}. Label again."
+            f"{path.name} was scored by {_named(scored_by)}, and what is asked for is {_named(teacher)}. {LABEL_AGAIN}"
         )
 
 
@@ -303,7 +312,7 @@ def _texts_of(table: pa.Table) -> Iterator[ScoredText]:
         k = len(candidate) // max(len(step), 1)
         if (len(candidate), len(first), len(drop)) != tuple(len(step) * n for n in (k, min(k, 1), max(k - 1, 0))):
             raise StageFailedError(
-                f"the candidates of example '{identifier}' do not fit its {len(step)} tokens. Label again."
+                f"the candidates of example '{identifier}' do not fit its {len(step)} tokens. {LABEL_AGAIN}"
             )
         top = candidate.reshape(-1, k) if k else np.empty((len(step), 0), dtype=np.int32)
         yield ScoredText(

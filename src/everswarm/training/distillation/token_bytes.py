@@ -39,10 +39,22 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
     return pieces
 
 
-def ids_by_bytes(pieces: Sequence[bytes], special_ids: Iterable[int]) -> dict[bytes, int]:
-    """Return the token id of each byte string. Where two have the same bytes, plain text wins, then the lower id."""
-    special = set(special_ids)
-    in_order = sorted(range(len(pieces)), key=lambda number: (number in special, number))
+def fallback_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids of single bytes, such as `<0x2E>`, that SentencePiece falls back on where it has no piece."""
+    if _is_byte_level(tokenizer):
+        return set()
+    return {number for token, number in tokenizer.get_vocab().items() if _BYTE_FALLBACK.fullmatch(token)}
+
+
+def ids_by_bytes(pieces: Sequence[bytes], last_ids: Iterable[int]) -> dict[bytes, int]:
+    """Return the token id of each byte string; of two with the same bytes one not in `last_ids`, then the lower one.
+
+    Args:
+        pieces: the bytes of every token id.
+        last_ids: special tokens and `fallback_ids`: no text is cut into them that can be cut into others.
+    """
+    last = set(last_ids)
+    in_order = sorted(range(len(pieces)), key=lambda number: (number in last, number))
     ids: dict[bytes, int] = {}
     for number in in_order:
         if pieces[number]:
@@ -101,14 +113,17 @@ def _reading(joined: bytes, pieces: Sequence[bytes], text: bytes) -> tuple[int, 
             return 0, behind
         if joined == b" " + read:
             return 1, behind
-    raise StageFailedError(
-        f"The tokenizer does not give the text back: {text[:60]!r} became {joined[:60]!r}. Only tokenizers "
-        "that keep every byte (byte-level BPE, SentencePiece without normalisation) can be distilled."
+    same = next(
+        (place for place, (a, b) in enumerate(zip(text, joined, strict=False)) if a != b), min(len(text), len(joined))
+    )
+    raise StageFailedError(  # the text is a person's: it is not repeated
+        f"The tokenizer does not give a text of {len(text)} bytes back: it differs from byte {same} on. Only "
+        "tokenizers that keep every byte (byte-level BPE, SentencePiece without normalisation) can be distilled."
     )
 
 
 def _readings(pieces: Sequence[bytes], text: bytes) -> Iterator[tuple[bytes, NDArray[np.int32]]]:
-    """Yield what a tokenizer may have read for `text`: all, its marks as spaces, composed, only bytes that it knows."""
+    """Yield what a tokenizer may have read for `text`: all, its marks as spaces, only bytes that it knows, composed."""
     import numpy as np
 
     behind = np.arange(len(text) + 1, dtype=np.int32)
@@ -118,11 +133,11 @@ def _readings(pieces: Sequence[bytes], text: bytes) -> Iterator[tuple[bytes, NDA
         swallowed = [place for match in stand_in.finditer(text) for place in range(match.start(), match.end() - 1)]
         if swallowed:
             yield stand_in.sub(_stood_for, text), np.delete(behind, np.asarray(swallowed) + 1)
-    yield _composed(text.decode())
     known = np.zeros(256, dtype=bool)
     known[[piece[0] for piece in pieces if len(piece) == 1]] = True
     letters = np.frombuffer(text, dtype=np.uint8)
     yield letters[known[letters]].tobytes(), behind[np.append(True, known[letters])]
+    yield _composed(text.decode())
 
 
 def _stood_for(match: re.Match[bytes]) -> bytes:
@@ -133,15 +148,15 @@ def _composed(text: str) -> tuple[bytes, NDArray[np.int32]]:
     """Return `text` in Unicode's form NFC, as Qwen reads it. What was composed lies, whole, at the end of its parts."""
     import numpy as np
 
-    composed = b""
+    composed: list[bytes] = []
     behind, done = [0], 0
     for parts in _characters(text):
         before, after = parts.encode(), unicodedata.normalize("NFC", parts).encode()
         places = range(1, len(before) + 1) if before == after else [len(before)] * len(after)
         behind += [done + place for place in places]
         done += len(before)
-        composed += after
-    return composed, np.asarray(behind, dtype=np.int32)
+        composed.append(after)
+    return b"".join(composed), np.asarray(behind, dtype=np.int32)
 
 
 def _characters(text: str) -> list[str]:

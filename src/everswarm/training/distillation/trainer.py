@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+TEXTS_AT_ONCE = 1  # on a CPU padding costs as much as text, and so memory is that of one text
+
+
 class DistillationTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
     """Learns from soft targets and from the text, on answer tokens only; the weights are in the lessons."""
 
@@ -114,8 +117,6 @@ def build_trainer(
         task_type="CAUSAL_LM",
     )
     vocabulary = int(model.get_output_embeddings().weight.shape[0])
-    # on a CPU one text at a time: padding costs as much as text, and memory is that of one text
-    at_once = recipe.batch_size if torch.cuda.is_available() else 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT and TRL still use names that transformers 6 will drop
         trainer = DistillationTrainer(
@@ -129,7 +130,7 @@ def build_trainer(
             # only numbers of lessons: the lessons themselves are at hand and need no copy in Arrow
             train_dataset=Dataset.from_dict({"lesson": list(range(len(lessons)))}),
             data_collator=lambda rows: batch_of(
-                [lessons[row["lesson"]] for row in rows], vocabulary=vocabulary, at_once=at_once
+                [lessons[row["lesson"]] for row in rows], vocabulary=vocabulary, at_once=TEXTS_AT_ONCE
             ),
             processing_class=tokenizer,
             peft_config=lora,
@@ -183,7 +184,7 @@ def collate(lessons: Sequence[Lesson], *, vocabulary: int) -> dict[str, Any]:
         "attention_mask": attention_mask,
         "positions": torch.from_numpy(np.concatenate(positions)),
         "ids": torch.tensor(ids),
-        "top_ids": _joined(lessons, "top_ids", pad=0),
+        "top_ids": _joined(lessons, "top_ids", pad=0).long(),
         "top_logprobs": _joined(lessons, "top_logprobs", pad=-np.inf),
         "tail_logprob": _joined(lessons, "tail_logprob"),
         "logprob": _joined(lessons, "logprob"),

@@ -40,6 +40,9 @@ class TeacherAtWork(Protocol):
             on_batch: remembers a new one.
         """
 
+    def close(self) -> None:
+        """Give memory and connections back; it is not asked again."""
+
 
 class TeacherToOpen(NamedTuple):
     """A teacher whose record is known before anything is loaded."""

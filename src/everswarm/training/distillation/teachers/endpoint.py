@@ -33,6 +33,7 @@ TEMPERATURE = 1.0
 HINDSIGHT_TEMPERATURE = 0.3
 FEWER_CANDIDATES = 5  # what older servers give at most
 MOST_FAILED_SHARE = 0.5  # of a shard
+FEWEST_TO_JUDGE = 8  # questions; of fewer, such as the last ones of a dataset, chance may leave all without an answer
 TRIES = 2  # of a question that did not come to its turn in the day that a batch has
 NOT_RUN = ("batch_expired", "batch_cancelled")
 
@@ -107,7 +108,7 @@ class EndpointTeacher:
             on_batch: told what to remember, each time that a batch begins.
 
         Raises:
-            StageFailedError: more than half of the questions have no answer, or its log-probabilities are nonsense.
+            StageFailedError: more than half of 8 questions or more have no answer, or log-probabilities are nonsense.
             UnavailableError: the server is away.
         """
         shard = _Shard({text.example.id: text.example for text in texts if text.source == "target"})
@@ -128,6 +129,9 @@ class EndpointTeacher:
                     "log-probabilities are wrong can only teach by text: have it refuse 'logprobs', or ask another."
                 ) from error
             yield scored
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def _ask_all(self, shard: _Shard, *, batch: str | None, on_batch: Callable[[str], None]) -> None:
         """Ask until each question has an answer or an error; several batches where the endpoint is choosy."""
@@ -186,7 +190,7 @@ class EndpointTeacher:
                 name, response = str(said.get("custom_id")), said.get("response") or {}
                 if name not in shard.questions or (said.get("error") or {}).get("code") in NOT_RUN:
                     continue
-                body = response.get("body") or {}
+                body = response.get("body")
                 if response.get("status_code") == 200:
                     answer = read_answer(body)
                     if answer is None:
@@ -194,7 +198,7 @@ class EndpointTeacher:
                     else:
                         shard.answers[name] = answer
                     continue
-                error = str((body.get("error") or said.get("error") or {}).get("message") or "no reason given")
+                error = _reason(body) or _reason(said) or "no reason given"
                 if "logprob" in error.lower() and self._levels[self._level]:
                     too_much = True
                 else:
@@ -203,7 +207,7 @@ class EndpointTeacher:
 
     def _refuse_silence(self, shard: _Shard) -> None:
         silent = len(shard.questions) - len(shard.answers)
-        if silent <= MOST_FAILED_SHARE * len(shard.questions):
+        if len(shard.questions) < FEWEST_TO_JUDGE or silent <= MOST_FAILED_SHARE * len(shard.questions):
             return
         reason = next(iter(shard.errors.values()), "")
         if not reason:
@@ -216,7 +220,16 @@ class EndpointTeacher:
     def _tell(self, shard: _Shard) -> None:
         """Say in the log what cannot be used."""
         if shard.empty or shard.errors:
-            log.warning("%s: %d answers are empty, %d failed", self.model, len(shard.empty), len(shard.errors))
+            reason = "".join(f": {error}" for error in list(shard.errors.values())[:1])
+            log.warning(
+                "%s: %d answers are empty, %d failed%s", self.model, len(shard.empty), len(shard.errors), reason
+            )
         for problem, count in Counter(answer.problem for answer in shard.answers.values()).items():
             if problem is not None:
                 log.warning("%s: %d answers teach by their text alone: %s", self.model, count, problem)
+
+
+def _reason(said: object) -> str:
+    """Return what an error says, in the forms that endpoints have; nothing where there is none."""
+    error = said.get("error") if isinstance(said, dict) else None
+    return str((error.get("message") if isinstance(error, dict) else error) or "")

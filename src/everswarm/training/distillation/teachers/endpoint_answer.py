@@ -7,7 +7,6 @@ cut between them and gives the log-probability of the last alone. What cannot be
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +17,8 @@ NOT_TOLD = "the endpoint gave none"
 NOT_SPELLED = "the tokens do not spell the answer"
 JOINED = "a character is cut into tokens of which only the last one's is told"
 MALFORMED = "they are not in OpenAI's form"
+BEYOND = "one of its tokens is not among those of which the endpoint tells log-probabilities"
+LEAST_TOLD = -9000.0  # below: OpenAI's -9999 for its own token where that is not among the likeliest
 
 
 class Token(NamedTuple):
@@ -38,23 +39,19 @@ class Answer(NamedTuple):
     problem: str | None  # why there are no tokens
 
 
-def read_answer(completion: Mapping[str, Any]) -> Answer | None:
-    """Return what a `chat.completion` says; None where it says nothing."""
-    choices = completion.get("choices") or [{}]
-    content = (choices[0].get("message") or {}).get("content")
+def read_answer(completion: object) -> Answer | None:
+    """Return what a `chat.completion` says; None where it says nothing, or is none."""
+    try:
+        choice = completion["choices"][0]  # type: ignore[index]  # whatever an endpoint sends
+        content, finish, logprobs = choice["message"]["content"], choice.get("finish_reason"), choice.get("logprobs")
+    except (LookupError, TypeError, AttributeError):
+        return None
     if not isinstance(content, str) or not content.strip():
         return None
-    text = content.encode("utf-8", "replace")
-    ended = choices[0].get("finish_reason") == "stop"
-    told = (choices[0].get("logprobs") or {}).get("content")
-    if not told:
-        return Answer(text, ended, [], None, NOT_TOLD)
-    try:
-        tokens = [_token(entry) for entry in told]
-        if any(_is_joined(entry) for entry in told):
-            return Answer(text, ended, [], None, JOINED)
-    except (TypeError, ValueError, KeyError, AttributeError):
-        return Answer(text, ended, [], None, MALFORMED)
+    text, ended = content.encode("utf-8", "replace"), finish == "stop"
+    tokens, problem = _tokens_told(logprobs)
+    if problem is not None:
+        return Answer(text, ended, [], None, problem)
     end = None
     if ended and (not tokens[-1].piece or not _spells(tokens, text)):
         end = tokens.pop()
@@ -63,6 +60,20 @@ def read_answer(completion: Mapping[str, Any]) -> Answer | None:
     if _joined(tokens) != text:
         tokens[0] = _without_space(tokens[0])
     return Answer(text, ended, tokens, end, None)
+
+
+def _tokens_told(logprobs: Any) -> tuple[list[Token], str | None]:
+    """Return the tokens, or why there are none."""
+    try:
+        told = (logprobs or {}).get("content")
+        if not told:
+            return [], NOT_TOLD
+        tokens = [_token(entry) for entry in told]
+        if any(_is_joined(entry) for entry in told):
+            return [], JOINED
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+        return [], MALFORMED
+    return ([], BEYOND) if any(token.logprob <= LEAST_TOLD for token in tokens) else (tokens, None)
 
 
 def end_names(answers: Sequence[Answer]) -> set[bytes]:
@@ -131,7 +142,7 @@ class AnswerScorer:
 
 def _token(entry: Mapping[str, Any]) -> Token:
     told = [(_piece(candidate), logprob_told(candidate["logprob"])) for candidate in entry.get("top_logprobs") or []]
-    candidates = [(piece, logprob) for piece, logprob in told if piece is not None and logprob != -math.inf]
+    candidates = [(piece, logprob) for piece, logprob in told if piece is not None and not logprob <= LEAST_TOLD]
     piece = _piece(entry)
     if piece is None:
         raise ValueError("a token without its bytes")
@@ -140,8 +151,10 @@ def _token(entry: Mapping[str, Any]) -> Token:
 
 def _piece(told: Mapping[str, Any]) -> bytes | None:
     """Return the bytes of a token; None where they are half a character that nobody spelled out."""
-    if told.get("bytes") is not None:
-        return bytes(told["bytes"])
+    if (data := told.get("bytes")) is not None:
+        if not isinstance(data, list):  # of a number `bytes` would make so many zeros
+            raise TypeError("bytes that are no list")
+        return bytes(data)
     token = str(told["token"])
     return None if "\ufffd" in token else token.encode("utf-8", "replace")
 

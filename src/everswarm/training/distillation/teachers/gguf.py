@@ -27,6 +27,7 @@ from everswarm.training.distillation.teachers.given_text import (
     MAX_TEXT_TOKENS,
     TeacherVocabulary,
     TokenScores,
+    cut_prompt,
     not_a_number,
 )
 from everswarm.training.llama_library import CHUNK_TOKENS, LlamaModel, PlacedToken
@@ -173,7 +174,7 @@ class GgufTeacher:
         prompt = self.prompt_ids(teacher_messages(text.example, self.hindsight))
         ids = self._llama.tokenize(text.completion, special=False)
         answer = self._vocabulary.answer(text, ids, limit_tokens=self._max_text_tokens)
-        prompt = prompt[len(answer.ids) - self._context_tokens :]  # of a long conversation the end counts
+        prompt = cut_prompt(prompt, self._context_tokens - len(answer.ids))
         rows = [
             _cut(logits, token, k=self.top_k, nameless=self._vocabulary.nameless)
             for logits, token in zip(self._rows(prompt, answer.ids), answer.ids, strict=True)

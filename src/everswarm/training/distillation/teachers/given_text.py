@@ -129,6 +129,14 @@ class TeacherVocabulary:
         )
 
 
+def cut_prompt(prompt: list[int], room: int) -> list[int]:
+    """Return the end of `prompt` (tokens,) where it has more than `room` tokens, its first one before it.
+
+    Of a long conversation the end counts; the first token begins the text, and without it some models are lost.
+    """
+    return prompt if len(prompt) <= room else [prompt[0], *prompt[len(prompt) - max(room, 1) + 1 :]]
+
+
 def not_a_number(model: str, where: str) -> StageFailedError:
     """Return the error of logits that are not finite; `where` says of what, such as `example 'a1'`."""
     return StageFailedError(

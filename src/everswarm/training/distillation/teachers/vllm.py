@@ -21,6 +21,7 @@ from everswarm.training.distillation.teachers.given_text import (
     MAX_TEXT_TOKENS,
     TeacherVocabulary,
     TokenScores,
+    cut_prompt,
 )
 from everswarm.training.distillation.teachers.told import left_over, logprob_told
 from everswarm.training.distillation.teachers.vllm_server import VllmServer
@@ -88,14 +89,21 @@ class VllmTeacher:
         for text in texts:
             yield self._score(text)
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._server.close()
+
     def _score(self, shown: Text) -> ScoredText:
         import numpy as np
 
         prompt = prompt_ids(self._tokenizer, teacher_messages(shown.example, self._hindsight), self._template)
         ids = answer_ids(self._tokenizer, shown.completion)
-        answer = self._vocabulary.answer(shown, ids, limit_tokens=self._max_text_tokens)
-        if self._context_tokens:  # of a conversation that is too long the end counts
-            prompt = prompt[-max(1, self._context_tokens - len(answer.ids) - 1) :]
+        limit_tokens = self._max_text_tokens
+        if self._context_tokens:
+            limit_tokens = min(limit_tokens, self._context_tokens // 2)
+        answer = self._vocabulary.answer(shown, ids, limit_tokens=limit_tokens)
+        if self._context_tokens:
+            prompt = cut_prompt(prompt, self._context_tokens - len(answer.ids) - 1)  # it must write one token
         told = self._server.prompt_logprobs(self.model, [*prompt, *answer.ids], self.top_k)
         scores = self._arrays(self._read(shown.example.id, answer.ids, told[len(prompt) :]))
         scored = self._vocabulary.scored(shown, answer, scores)
@@ -112,7 +120,7 @@ class VllmTeacher:
         try:
             differing = sum(self._differs(token, row[str(token)]) for token, row in zip(answer, rows, strict=True))
             scores = [self._score_of(token, row) for token, row in zip(answer, rows, strict=True)]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise StageFailedError(
                 f"{self._server.name} answers for example '{name}' with prompt_logprobs that are not vLLM's "
                 f"({type(error).__name__}: {error}). Use a vLLM server, version 0.6 or newer."

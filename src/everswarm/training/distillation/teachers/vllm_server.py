@@ -41,13 +41,16 @@ class VllmServer:
         Raises:
             StageFailedError: it serves no such model; names those that it does.
         """
-        served = {str(entry.get("id")): entry for entry in self._ask("GET", "/models").get("data", [])}
+        told = self._ask("GET", "/models").get("data")
+        entries = told if isinstance(told, list) else []
+        served = {str(entry.get("id")): entry for entry in entries if isinstance(entry, dict)}
         if model not in served:
             raise StageFailedError(
                 f"{self.name} serves {', '.join(sorted(served)) or 'no model'}, not '{model}'. Name one that it "
                 "serves, or start it with --served-model-name."
             )
-        return int(served[model].get("max_model_len") or 0)
+        limit = served[model].get("max_model_len")
+        return limit if isinstance(limit, int) else 0
 
     def prompt_logprobs(self, model: str, ids: Sequence[int], top_k: int) -> Sequence[Any]:
         """Return an entry for each of `ids`, the first of them None.
@@ -57,7 +60,10 @@ class VllmServer:
         """
         wanted = {"model": model, "prompt": list(ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": top_k}
         answer = self._ask("POST", "/completions", wanted)
-        told = (answer.get("choices") or [{}])[0].get("prompt_logprobs")
+        try:
+            told = answer["choices"][0]["prompt_logprobs"]
+        except (LookupError, TypeError):
+            told = None
         if not isinstance(told, list) or len(told) != len(ids):
             given = f"{len(told)} prompt_logprobs" if isinstance(told, list) else "no prompt_logprobs"
             raise StageFailedError(
@@ -66,6 +72,10 @@ class VllmServer:
                 "learns from its own answers."
             )
         return told
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the JSON of the answer.
@@ -78,7 +88,12 @@ class VllmServer:
         for attempt in range(TRIES):
             try:
                 response = self._http.request(method, path, json=body)
-            except httpx.TransportError as error:
+            except httpx.DecodingError as error:
+                raise StageFailedError(
+                    f"{self.name} answers with something that cannot be unpacked ({error}). Look at what stands "
+                    "between it and the worker."
+                ) from error
+            except httpx.RequestError as error:
                 problem, wanted = str(error) or type(error).__name__, ""
             else:
                 if response.status_code not in BUSY:
@@ -88,7 +103,7 @@ class VllmServer:
                     response.headers.get("Retry-After", ""),
                 )
             if attempt < TRIES - 1:
-                time.sleep(min(float(wanted) if wanted.isdigit() else pause_seconds, LONGEST_PAUSE_SECONDS))
+                time.sleep(min(float(wanted) if wanted.isdecimal() else pause_seconds, LONGEST_PAUSE_SECONDS))
                 pause_seconds *= 2
         raise UnavailableError(
             f"{self.name} did not answer in {TRIES} tries ({problem}). Is it running? What is labelled is kept.",

@@ -6,6 +6,7 @@ Each text is a batch of its own, so its numbers do not depend on its neighbours,
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from everswarm.training.distillation.teachers.given_text import (
     MAX_TEXT_TOKENS,
     TeacherVocabulary,
     TokenScores,
+    cut_prompt,
     not_a_number,
 )
 from everswarm.training.distillation.token_bytes import token_bytes
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+WEIGHTS_PATTERN = "model*.safetensors"  # what transformers reads; others in a folder are copies in another form
 BLOCK_LOGITS = 2**24  # 64 MiB of float32
 SAME_LOGITS: dict[Precision, float] = {"float32": 1e-4, "float16": 5e-3, "nf4": 5e-3}  # of the largest one
 
@@ -87,15 +90,15 @@ def open_weights_teacher(  # plain values, by name
 
 
 def weights_revision(folder: Path) -> str:
-    """Return the sha256 of the weights in `folder`: that of the one safetensors file, or over those of several.
+    """Return the sha256 of the weights in `folder`: that of the one file model*.safetensors, or over those of several.
 
     Raises:
         StageFailedError: there are none.
     """
-    digests = [sha256_of(path) for path in sorted(folder.glob("*.safetensors"))]
+    digests = [sha256_of(path) for path in sorted(folder.glob(WEIGHTS_PATTERN))]
     if not digests:
         raise StageFailedError(
-            f"{folder} has no .safetensors file. Name a folder of Hugging Face weights, with config.json and "
+            f"{folder} has no {WEIGHTS_PATTERN}. Name a folder of Hugging Face weights, with config.json and "
             "tokenizer.json in it; for a GGUF file write gguf:PATH."
         )
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -161,7 +164,7 @@ class WeightsTeacher:
         prompt = prompt_ids(self._tokenizer, messages, self.template)
         ids = answer_ids(self._tokenizer, text.completion)
         answer = self._vocabulary.answer(text, ids, limit_tokens=self._max_text_tokens)
-        prompt = prompt[len(answer.ids) - self._logits.context_tokens :]  # of a long conversation the end counts
+        prompt = cut_prompt(prompt, self._logits.context_tokens - len(answer.ids))
         blocks = [
             _cut(logits, following, k=self.top_k, nameless=self._vocabulary.nameless)
             for logits, following in self._logits.of_answer(prompt, answer.ids)
@@ -170,6 +173,15 @@ class WeightsTeacher:
         if not (np.isfinite(scores.logprob).all() and np.isfinite(scores.top_logprob[:, 0]).all()):
             raise not_a_number(self.model, f"example '{text.example.id}'")
         return self._vocabulary.scored(text, answer, scores)
+
+    def close(self) -> None:
+        """Drop the model, so that the next teacher has its memory."""
+        import torch
+
+        del self._logits
+        gc.collect()  # modules hold each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 class _Logits:
