@@ -124,7 +124,8 @@ def check_scored(text: ScoredText, *, highest_mass: float = HIGHEST_MASS) -> Non
     Raises:
         StageFailedError: arrays that do not fit together, ends that fall or pass the text, candidates that are not in
             the vocabulary or rise by more than 1e-3 nat, log-probabilities that are not finite (-inf is right for a
-            pad, and for a tail that nothing is left for) or above 1e-3, or a row whose probabilities sum to over `highest_mass`.
+            pad, and for a tail that nothing is left for) or above 1e-3, or a row whose probabilities sum to over
+            `highest_mass`.
     """
     if wrong := _misfit(text) or _nonsense(text, highest_mass):
         raise StageFailedError(
@@ -191,7 +192,8 @@ def _table_of(texts: Sequence[ScoredText], teacher: Teacher) -> pa.Table:
     for text, candidate in zip(texts, candidates, strict=True):
         first, drop = _top_steps(text.top_logprob, candidate)
         tail = np.where(np.isneginf(text.tail_logprob), -1, _fine_steps(text.tail_logprob))
-        row = (np.diff(text.end, prepend=0), _fine_steps(text.logprob), candidate, first, drop, tail)
+        ends = np.diff(text.end, prepend=0)
+        row: list[NDArray[Any]] = [ends, _fine_steps(text.logprob), candidate, first, drop, tail]
         for name, values in zip(LISTS, row, strict=True):
             columns[name].append(values.astype(np.int32).ravel())
     arrays: list[list[Any]] = [
