@@ -15,7 +15,7 @@ from benchmarks.report import Row
 from everswarm.schemas.dataset import Example
 from everswarm.schemas.targets import SoftTargets
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 class Measured(NamedTuple):
