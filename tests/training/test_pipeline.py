@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.stage_results import RESULTS
 
 from everswarm.errors import BadRequestError, NotEnoughFeedbackError, StageFailedError
 from everswarm.schemas.adapter import Adapter
@@ -218,3 +219,19 @@ def test_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.tar").write_bytes(b"not a tar file")
     with pytest.raises(StageFailedError, match="cannot be unpacked"):
         unpack(tmp_path / "checkpoint.tar", tmp_path / "resume")
+
+
+def test_adapter_of_another_base_is_refused(
+    workspace: LocalWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = StudentWeights(tmp_path / "hf", "9" * 64, tmp_path / "model.gguf", "8" * 64)
+    monkeypatch.setattr(pipeline, "student_weights", lambda *_arguments, **_named: mine)
+    job = Job(
+        id="c1.export",
+        cycle_id="c1",
+        stage=Stage.EXPORT,
+        parameters=CycleParameters(student="tiny"),
+        inputs={Stage.DISTILL: RESULTS[Stage.DISTILL]},
+    )
+    with pytest.raises(StageFailedError, match=r"trained on the weights 111111111111 of tiny; this worker has 999999"):
+        run_stage(job, workspace, Settings(home=tmp_path))
