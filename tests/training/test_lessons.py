@@ -186,8 +186,10 @@ def test_parts_of_a_batch_teach_the_same_as_the_whole(
         lessons += maker.lessons(example.model_copy(update={"target": text.decode()}), [said(text, pieces)])
     weights = model.model.layers[0].mlp.up_proj.weight
     found = []
-    for at_once in (1, 2, 3):
-        batch = batch_of(lessons, vocabulary=len(maker.pieces), at_once=at_once)
+    longest = max(len(lesson.ids) for lesson in lessons)
+    for limit, parts in ((1, 3), (2 * longest, 2), (10_000, 1)):
+        batch = batch_of(lessons, vocabulary=len(maker.pieces), tokens_at_once=limit)
+        assert len(batch["parts"]) == parts
         total, gradient = 0.0, torch.zeros_like(weights)
         for part in batch["parts"]:
             hidden = model.base_model(
