@@ -220,10 +220,15 @@ def test_interrupt_shows_what_is_finished(swarm: Swarm, questions: Path, upstrea
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # a shell that starts the tests in the background has them ignore interrupts
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     hand = threading.Thread(target=interrupt)
     hand.start()
-    result = swarm("eval", questions, "--strategies", "single", "--concurrency", 1)
-    hand.join()
+    try:
+        result = swarm("eval", questions, "--strategies", "single", "--concurrency", 1)
+    finally:
+        hand.join()
+        signal.signal(signal.SIGINT, before)
     assert result.code == 130
     assert "Interrupted after 1 answer." in result.err
     assert "Stopped before the end: these are the 1 of 3 questions" in result.out
