@@ -82,7 +82,10 @@ def head_loss(
         options: numbers of the losses.
         count: what the sum of the losses is divided by.
     """
-    loss, sums = _HeadLoss.apply(hidden, weight, bias, targets, tuple(block_ends), options, count)  # type: ignore[no-untyped-call]
+    ends = tuple(block_ends)
+    loss, sums = _HeadLoss.apply(  # type: ignore[no-untyped-call]  # torch has no types for it
+        hidden, weight, bias, targets, ends, options, count
+    )
     return HeadLoss(loss, sums)
 
 
